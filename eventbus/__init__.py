@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: MIT
+"""An in-process event bus for asyncio: modules react to each other's events, by exact type.
+
+    bus = EventBus()
+    bus.subscribe(OrderPlaced, send_mail)
+    await bus.publish(OrderPlaced(order_id=7))
+"""
+
+from ._bus import EventBus
+from ._deferred import Publisher
+from ._event import Event
+from ._failure import EventCycleError, HandlerFailure
+from ._handler import Handler
+from ._registry import Subscription
+
+__all__ = [
+    "Event",
+    "EventBus",
+    "EventCycleError",
+    "Handler",
+    "HandlerFailure",
+    "Publisher",
+    "Subscription",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""Publisher, the side of a bus that services see, and the one that publishes after the block."""
+
+import logging
+from types import TracebackType
+from typing import Protocol
+
+from ._event import Event, check_event
+
+_logger = logging.getLogger(__package__)
+
+
+class Publisher(Protocol):
+    """Whatever events can be published on: the bus itself, or its deferred publisher."""
+
+    async def publish(self, event: Event) -> None:
+        """Publish an event and wait until its handlers have finished."""
+
+    def publish_nowait(self, event: Event) -> None:
+        """Publish an event without waiting for its handlers."""
+
+
+class DeferredPublisher:
+    """Records events while its block runs; publishes them when the block has succeeded."""
+
+    def __init__(self, bus: Publisher) -> None:
+        self._bus = bus
+        self._recorded: list[tuple[Event, bool]] = []  # the event, and whether it is awaited
+        self._open = False
+
+    async def __aenter__(self) -> Publisher:
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open = False
+        recorded, self._recorded = self._recorded, []
+        if exc_type is not None:
+            return
+        published = 0
+        try:
+            for event, awaited in recorded:
+                if awaited:
+                    published += 1  # also when cancelled: its handlers were
+                    await self._bus.publish(event)
+                else:
+                    self._bus.publish_nowait(event)
+                    published += 1
+        finally:
+            if lost := recorded[published:]:
+                names = ", ".join(type(event).__qualname__ for event, _ in lost)
+                _logger.error("deferred events were not published: %s", names)
+
+    async def publish(self, event: Event) -> None:
+        """Record an event, to be published and awaited after the block.
+
+        Raises:
+            TypeError: `event` is not an instance of a subclass of `Event`.
+            RuntimeError: The block is over.
+        """
+        self._record(event, awaited=True)
+
+    def publish_nowait(self, event: Event) -> None:
+        """Record an event, to be scheduled after the block, in its turn.
+
+        Raises:
+            TypeError: `event` is not an instance of a subclass of `Event`.
+            RuntimeError: The block is over.
+        """
+        self._record(event, awaited=False)
+
+    def _record(self, event: Event, *, awaited: bool) -> None:
+        check_event(event)
+        if not self._open:
+            raise RuntimeError(
+                "this deferred publisher works inside its `async with bus.deferred()` block only; "
+                "publish on the bus itself, or open a new block"
+            )
+        self._recorded.append((event, awaited))

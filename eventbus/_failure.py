@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""What goes wrong: a handler that fails, and a chain of publishes that would never end."""
+
+import logging
+from asyncio import CancelledError
+from dataclasses import dataclass
+
+from ._event import Event
+from ._handler import CompiledHandler, Handler
+
+_logger = logging.getLogger(__package__)
+
+Chain = tuple[type[Event], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandlerFailure:
+    """One failed run of one handler, as `on_error` receives it.
+
+    Attributes:
+        event: The event that was being handled.
+        handler: The handler that failed.
+        exception: What it raised; a `CancelledError` if it was cancelled by anyone but its
+            publisher or the bus, a `TimeoutError` if it overran `handler_timeout`.
+        chain: Event types, from the outermost awaited publish to this event's.
+    """
+
+    event: Event
+    handler: Handler
+    exception: BaseException
+    chain: Chain
+
+
+class EventCycleError(RuntimeError):
+    """A chain of awaited publishes is deeper than the bus allows: most likely it is a circle.
+
+    Attributes:
+        chain: Event types, from the outermost publish to the refused one.
+        max_depth: How many levels the bus allows.
+    """
+
+    def __init__(self, chain: Chain, max_depth: int) -> None:
+        super().__init__(chain, max_depth)
+        self.chain = chain
+        self.max_depth = max_depth
+
+    def __str__(self) -> str:
+        return (
+            f"a chain of awaited publishes is deeper than max_depth={self.max_depth}: "
+            f"{format_chain(_repeating_part(self.chain))}; break the circle, publish one of "
+            "them with publish_nowait, or raise max_depth"
+        )
+
+
+def format_chain(chain: Chain) -> str:
+    """Return the names of the event types, outermost first, joined by arrows."""
+    return " -> ".join(event_type.__name__ for event_type in chain)
+
+
+def _repeating_part(chain: Chain) -> Chain:
+    """Return the circle at the end of `chain`, from where it was entered; all, if there is none."""
+    *before, last = chain
+    if last not in before:
+        return chain
+    circle = chain[len(before) - before[::-1].index(last) - 1 : -1]
+    entry = circle.index(min(circle, key=chain.index))
+    return (*circle[entry:], *circle[: entry + 1])
+
+
+def report(target: CompiledHandler, event: Event, exception: BaseException, chain: Chain) -> None:
+    """Log the failure of one handler run, once, and hand it to `on_error`.
+
+    The payload stays out of the message: it may be private, or large.
+    """
+    _logger.error(
+        "handler %s failed on %s (published as %s)",
+        target.name,
+        type(event).__qualname__,
+        format_chain(chain),
+        exc_info=exception,
+    )
+    if target.on_error is None:
+        return
+    try:
+        target.on_error(HandlerFailure(event, target.handler, exception, chain))
+    except (Exception, CancelledError) as error:
+        _logger.error("on_error raised on the failure of handler %s", target.name, exc_info=error)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""What a callable is: whether it can handle an event, whether it is async, its name and place.
+
+All of it is found out once, at subscription. `Handler` is the description that users see;
+`CompiledHandler` is what a route holds: the call to make, hooks and time limit wrapped in.
+"""
+
+import asyncio
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from ._event import Event
+
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+    # Annotations are of no interest here, and evaluating them can fail.
+    _signature = functools.partial(
+        inspect.signature, follow_wrapped=False, annotation_format=annotationlib.Format.STRING
+    )
+else:
+    _signature = functools.partial(inspect.signature, follow_wrapped=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Handler:
+    """Read-only description of one subscribed handler.
+
+    Attributes:
+        callback: The callable as it was subscribed.
+        name: Its module-qualified name, `shop.invoices.on_order_placed`.
+        is_async: Whether it is known to be asynchronous without being called.
+    """
+
+    callback: Callable[[Any], object]
+    name: str
+    is_async: bool
+
+    @property
+    def location(self) -> str | None:
+        """Where it is defined, as `file:line`; None for what was not written in Python."""
+        target: Any = inspect.unwrap(_without_partials(self.callback))
+        if not hasattr(target, "__code__") and not isinstance(target, type):
+            target = getattr(type(target), "__call__", None)
+        code = getattr(target, "__code__", None)
+        if not isinstance(code, types.CodeType):
+            return None
+        return f"{code.co_filename}:{code.co_firstlineno}"
+
+    def __repr__(self) -> str:
+        kind = "async" if self.is_async else "sync"
+        return f"<Handler {self.name} ({kind}) at {self.location}>"
+
+
+def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
+    """Return the description of `callback`, to be called with that many positional arguments.
+
+    Raises:
+        TypeError: It is not callable, does not take the arguments, or is a generator function.
+    """
+    if not callable(callback):
+        raise TypeError(
+            f"expected a callable, got {callback!r}; pass the function itself, without calling it"
+        )
+    target = _without_partials(callback)
+    # An object is what its `__call__` is.
+    kinds = (target, getattr(type(target), "__call__", None))
+    name = _name_of(target)
+    if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
+        raise TypeError(
+            f"{name} is a generator function, whose body would never run; "
+            "remove the yield, or call the generator from a function"
+        )
+    try:
+        signature = _signature(callback)
+    except (TypeError, ValueError):  # some builtins have none; the first call will tell
+        pass
+    else:
+        try:
+            signature.bind(*[None] * arguments)
+        except TypeError as error:
+            raise TypeError(
+                f"{name}{signature} cannot be called with {arguments} positional "
+                f"argument{'s' if arguments > 1 else ''} ({error}); give the other parameters "
+                "defaults, or bind them with functools.partial"
+            ) from None
+    return Handler(callback, name, any(map(inspect.iscoroutinefunction, kinds)))
+
+
+def identity(callback: Callable[..., object]) -> Hashable:
+    """Return the key by which a callback is found again, valid while the callback is alive.
+
+    A bound method is a new object at every access: its object and function identify it.
+    """
+    if isinstance(callback, types.MethodType):
+        return id(callback.__self__), id(callback.__func__)
+    if isinstance(callback, types.BuiltinMethodType | types.MethodWrapperType):
+        owner = callback.__self__
+        if owner is not None and not isinstance(owner, types.ModuleType):
+            return id(owner), callback.__name__
+    return id(callback)
+
+
+def _without_partials(callback: Any) -> Any:
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return callback
+
+
+def _name_of(target: Any) -> str:
+    named = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
+    module = getattr(named, "__module__", None)
+    return f"{module}.{named.__qualname__}" if isinstance(module, str) else str(named.__qualname__)
+
+
+Hook = Callable[[Event, Handler | None], AbstractContextManager[object]]
+
+
+class CompiledHandler:
+    """A handler as a route holds it: what to call, and all that the call needs to know."""
+
+    __slots__ = ("call", "handler", "is_async", "name", "on_error")
+
+    def __init__(
+        self,
+        handler: Handler,
+        call: Callable[[Any], object],
+        on_error: Callable[[Any], object] | None,
+    ) -> None:
+        self.handler = handler
+        self.call = call
+        self.on_error = on_error
+        self.name = handler.name
+        self.is_async = handler.is_async
+
+    def awaiting(self, awaitable: Awaitable[object]) -> "CompiledHandler":
+        """Return the second half of a call that turned out to return `awaitable`."""
+        return CompiledHandler(self.handler, lambda _event: awaitable, self.on_error)
+
+
+class Route:
+    """The compiled handlers of one event type, in subscription order; immutable."""
+
+    __slots__ = ("handlers", "has_async")
+
+    def __init__(self, handlers: tuple[CompiledHandler, ...]) -> None:
+        self.handlers = handlers
+        self.has_async = any(target.is_async for target in handlers)
+
+
+def limited(call: Callable[[Any], object], seconds: float) -> Callable[[Any], object]:
+    """Wrap a call so that what it awaits is cancelled after `seconds`, as a `TimeoutError`."""
+
+    async def limit(awaitable: Awaitable[object]) -> None:
+        scope = asyncio.timeout(seconds)
+        try:
+            async with scope:
+                await awaitable
+        finally:
+            # However the handler took its cancellation, swallowing it included.
+            if scope.expired():
+                raise TimeoutError(f"still running after handler_timeout={seconds} seconds")
+
+    def call_limited(event: Any) -> object:
+        result = call(event)
+        return limit(result) if inspect.isawaitable(result) else None
+
+    return call_limited
+
+
+def observed(
+    call: Callable[[Any], object], handler: Handler | None, hooks: Sequence[Hook]
+) -> Callable[[Any], object]:
+    """Wrap a call in the context managers of `hooks`, the first one outermost."""
+
+    async def finish(awaitable: Awaitable[object], stack: ExitStack) -> None:
+        with stack:
+            await awaitable
+
+    def call_observed(event: Any) -> object:
+        with ExitStack() as stack:
+            for hook in hooks:
+                stack.enter_context(hook(event, handler))
+            result = call(event)
+            if inspect.isawaitable(result):
+                return finish(result, stack.pop_all())
+        return None
+
+    return call_observed

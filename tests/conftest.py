@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Async tests run in asyncio's debug mode; `errors` is what the library logs meanwhile."""
+
+import asyncio
+import inspect
+import logging
+
+import pytest
+from target import PACKAGE, EventBus
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run a coroutine function as a test, on a loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    with asyncio.Runner(debug=True) as runner:
+        runner.run(pyfuncitem.obj(**arguments))
+    return True
+
+
+@pytest.fixture
+def bus():
+    return EventBus()
+
+
+@pytest.fixture
+def errors(caplog):
+    """The records that the library has logged at WARNING or above so far; a live view."""
+
+    class Records(list):
+        def __iter__(self):
+            return (
+                record
+                for record in caplog.records
+                if record.name == PACKAGE and record.levelno >= logging.WARNING
+            )
+
+        def __len__(self):
+            return sum(1 for _ in self)
+
+        def __getitem__(self, index):
+            return list(iter(self))[index]
+
+    return Records()
