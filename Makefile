@@ -1,0 +1,28 @@
+# Every target makes what it needs: `make test PYTHON=python3.13` tests another interpreter.
+PYTHON ?= python3
+
+tag := $(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))')
+dev := .venv/dev-$(tag)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: ## play an order on a real bus; needs nothing installed
+	$(PYTHON) -m eventbus demo
+
+test: $(dev)/ready ## run the tests, in an environment of their own
+	$(dev)/bin/python -m pytest
+
+clean: ## remove the environments and whatever the other targets have left
+	rm -rf .venv .pytest_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Environments, one per dependency group and interpreter. pip knows groups from 25.1 on.
+.venv/%-$(tag)/ready: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade 'pip >=25.1'
+	$(@D)/bin/python -m pip install --quiet --group $*
+	touch $@
