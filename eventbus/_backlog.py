@@ -12,21 +12,22 @@ import asyncio
 import logging
 from asyncio import AbstractEventLoop, CancelledError, Task
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 
 from ._event import Event
 from ._handler import CompiledHandler, Route
 from ._publication import (
-    EAGER_DEPTH,
-    EagerTask,
+    EAGER,
     Publication,
     call_in_place,
     cancel_and_wait,
-    current,
+    get_current,
     report_if_never_started,
-    run_handler,
-    start_scheduled,
+    set_current,
+    start,
 )
 
 _logger = logging.getLogger(__package__)
@@ -38,20 +39,24 @@ _BATCH = 128
 class BackgroundRun(Publication):
     """The run of one async handler of a `publish_nowait` event; the outermost level of its chain."""
 
+    # Set once the handler has to be waited for:
     # - siblings: the unfinished runs of the same event, this one included; shared by them.
-    # - joins: how many calls of `join` wait on behalf of this handler.
-    __slots__ = ("backlog", "joins", "name", "siblings", "task")
-
     task: Task[None]
+    siblings: "set[BackgroundRun]"
 
-    def __init__(
-        self, event_type: type[Event], name: str, backlog: "Backlog", siblings: "set[BackgroundRun]"
-    ) -> None:
-        super().__init__(event_type, None, 1)
-        self.name = name
+    def __init__(self, event_type: type[Event], backlog: "Backlog") -> None:
+        # Not by way of the base class, which would cost as much again.
+        self.event_type = event_type
+        self.parent = None
+        self.depth = 1
+        self.waiter = None
+        self.stop = None
+        self.counted_by_handlers = False
         self.backlog = backlog
-        self.siblings = siblings
-        self.joins = 0
+
+    def end(self, exception: BaseException) -> None:
+        """Raise what ends the program, since nobody waits who could."""
+        raise exception
 
 
 class Backlog:
@@ -60,7 +65,8 @@ class Backlog:
     # - pending: events accepted and not finished, those in the queue included.
     # - _scheduled: a drain is scheduled or under way; False implies that the queue is empty.
     # - _runs: the unfinished runs; the only strong references to their tasks.
-    # - _joining: those of them whose handler waits in `join`, which does not wait for them.
+    # - _joining: those of them whose handler waits in `join`, which does not wait for them, and in
+    #   how many calls of it.
     # - _idle: set when nothing is left that a `join` waits for; its waiters look again.
     __slots__ = ("_idle", "_joining", "_loop", "_queue", "_runs", "_scheduled", "pending")
 
@@ -68,33 +74,43 @@ class Backlog:
         self._loop = loop
         self._queue: deque[tuple[Event, Route, Context]] = deque()
         self._runs: set[BackgroundRun] = set()
-        self._joining: set[BackgroundRun] = set()
+        self._joining: dict[BackgroundRun, int] = {}
         self._idle = asyncio.Event()
         self._scheduled = False
         self.pending = 0
 
     def add(self, event: Event, route: Route) -> None:
         """Accept an event, to be handled in copies of the current context."""
-        self._queue.append((event, route, copy_context()))
+        context = copy_context()
+        if get_current() is not None:
+            context.run(set_current, None)  # nobody awaits this event: its chain starts here
+        self._queue.append((event, route, context))
         self.pending += 1
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._drain)
 
     def describe_queue(self) -> str:
-        """Return what waits in the queue, `2 unhandled events (OrderPlaced x2)`."""
+        """Return what waits in the queue: `3 queued (OrderPlaced x2, InvoiceIssued x1)`."""
         names = Counter(type(event).__qualname__ for event, _, _ in self._queue)
         listing = ", ".join(f"{name} x{count}" for name, count in names.items())
-        return f"{len(self._queue)} unhandled events ({listing})"
+        return f"{len(self._queue)} queued ({listing or 'none'})"
 
     def _drain(self) -> None:
         queue = self._queue
         budget = _BATCH
+        eager = EAGER and self._loop.get_task_factory() is None
+        behind = False  # the loop has yet to take the first steps of an earlier event's handlers
         try:
             while queue and budget > 0:
+                if not eager:
+                    if queue[0][1].has_async:
+                        behind = True
+                    elif behind:
+                        break
                 event, route, context = queue.popleft()
                 budget -= len(route.handlers)
-                context.run(self._start, event, route)
+                self._start(event, route, context, eager)
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
             if queue:
                 self._loop.call_soon(self._drain)
@@ -102,100 +118,131 @@ class Backlog:
                 self._scheduled = False
                 self._wake_joiners()
 
-    def _start(self, event: Event, route: Route) -> None:
-        """Start the handlers of one event, in the context that its publisher had."""
-        if current.get() is not None:
-            current.set(None)  # nobody awaits this event: its chain starts here
-        loop = self._loop
-        eager = EAGER_DEPTH > 0 and loop.get_task_factory() is None
+    def _start(self, event: Event, route: Route, published_in: Context, eager: bool) -> None:
+        """Start the handlers of one event, each in a copy of the context it was published in."""
         # Between handlers that start through the loop, a sync one must too, to keep its turn.
         in_place = eager or not route.has_async
-        siblings: set[BackgroundRun] = set()
+        siblings: set[BackgroundRun] | None = None
         try:
             for target in route.handlers:
-                context = None
+                context = published_in.copy()
+                rest: CompiledHandler | None = None
                 if in_place and not target.is_async:
-                    rest = call_in_place(target, event, None)
+                    rest = call_in_place(target, event, None, context)
                     if rest is None:
                         continue
-                    target, context = rest
-                run = BackgroundRun(type(event), target.name, self, siblings)
-                token = current.set(run)
-                if eager and context is None:
-                    task = EagerTask(
-                        run_handler(target, event, run), loop=loop, name=run.name, eager_start=True
-                    )
-                else:
-                    task = start_scheduled(loop, target, event, run, context)
-                current.reset(token)
+                    route.learn(target)
+                run = BackgroundRun(type(event), self)
+                task = start(self._loop, eager, rest or target, event, run, context)
                 if task.done():
-                    run.depth = 0
-                else:
-                    run.task = task
-                    siblings.add(run)
-                    self._runs.add(run)
-                    task.add_done_callback(partial(self._finish, run, target, event))
+                    self._forget(run)
+                    continue
+                if siblings is None:
+                    siblings = set()
+                run.task = task
+                run.siblings = siblings
+                siblings.add(run)
+                self._runs.add(run)
+                task.add_done_callback(partial(self._finish, run, target, event))
         finally:
-            if not siblings:
+            if siblings is None:
                 self.pending -= 1
 
     def _finish(
         self, run: BackgroundRun, target: CompiledHandler, event: Event, task: Task[None]
     ) -> None:
-        report_if_never_started(task, target, event, run)
-        run.depth = 0
-        self._runs.discard(run)
-        self._joining.discard(run)
-        run.siblings.discard(run)
-        if not run.siblings:
-            self.pending -= 1
-        self._wake_joiners()
+        try:
+            report_if_never_started(task, target, event, run)
+        finally:
+            self._forget(run)
+            run.stop = None
+            del run.task  # whose context refers to the run
+            self._runs.discard(run)
+            run.siblings.discard(run)
+            if not run.siblings:
+                self.pending -= 1
+            self._wake_joiners()
 
-    def _is_idle(self) -> bool:
-        return not self._scheduled and len(self._runs) == len(self._joining)
+    def _forget(self, run: BackgroundRun) -> None:
+        """Have code that outlives a finished run start anew, and nobody wait on its behalf."""
+        run.depth = 0
+        if self._joining:
+            self._joining.pop(run, None)
 
     def _wake_joiners(self) -> None:
-        if self._is_idle():
+        if not self._scheduled and len(self._runs) == len(self._joining):
             self._idle.set()
 
     async def join(self) -> None:
-        """Wait until all work is finished but that of handlers which wait here themselves."""
-        own = self._calling_run()
-        if own is not None:
-            own.joins += 1
-            self._joining.add(own)
-            self._wake_joiners()
-        try:
-            while not self._is_idle():
+        """Wait until all work is finished; inside a handler, but that of handlers that wait too."""
+        with self._standing_aside() as own:
+            while self._scheduled or len(self._runs) > (len(self._joining) if own else 0):
                 self._idle.clear()
                 await self._idle.wait()
-        finally:
-            if own is not None:
-                own.joins -= 1
-                if own.joins == 0:
-                    self._joining.discard(own)
 
     async def cancel(self) -> None:
         """Drop the queue, cancel every run but the calling handler's, and wait for them."""
+        with self._standing_aside() as own:
+            tasks = []
+            for run in self._runs:
+                if run is not own:
+                    run.stop = CancelledError()
+                    tasks.append(run.task)
+            if tasks:
+                names = ", ".join(sorted(task.get_name() for task in tasks))
+                _logger.error("closing the bus cancels handlers that are still running: %s", names)
+            if self._queue:
+                _logger.error("closing the bus drops events: %s", self.describe_queue())
+                self.pending -= len(self._queue)
+                self._queue.clear()
+            if own is None:
+                if await cancel_and_wait(tasks):
+                    raise CancelledError
+            elif tasks:
+                # Once only: two handlers that close the bus would go on cancelling each other.
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+
+    @contextmanager
+    def _standing_aside(self) -> Iterator[BackgroundRun | None]:
+        """Let others not wait for the run that the calling code belongs to, if any; yield it."""
         own = self._calling_run()
-        runs = [run for run in self._runs if run is not own]
-        if runs:
-            names = ", ".join(sorted(run.name for run in runs))
-            _logger.error("closing the bus cancels handlers that are still running: %s", names)
-        if self._queue:
-            _logger.error("closing the bus drops %s", self.describe_queue())
-            self.pending -= len(self._queue)
-            self._queue.clear()
-        for run in runs:
-            run.stop = CancelledError()
-        if await cancel_and_wait([run.task for run in runs]):
-            raise CancelledError
+        if own is None:
+            yield None
+            return
+        self._joining[own] = self._joining.get(own, 0) + 1
+        self._wake_joiners()
+        try:
+            yield own
+        finally:
+            if own in self._joining:
+                self._joining[own] -= 1
+                if self._joining[own] == 0:
+                    del self._joining[own]
 
     def _calling_run(self) -> BackgroundRun | None:
         """Return the unfinished run, of this backlog, that the calling code belongs to."""
-        publication = current.get()
+        publication = get_current()
         while publication is not None and publication.parent is not None:
             publication = publication.parent
-        if isinstance(publication, BackgroundRun) and publication.backlog is self and publication.depth:
-            return publication
+        if isinstance(publication, BackgroundRun) and publication.backlog is self:
+            return publication if publication.depth else None
         return None
+
+
+def add_backlog(backlogs: dict[AbstractEventLoop, Backlog], loop: AbstractEventLoop) -> Backlog:
+    """Add and return a backlog for `loop`, the running one; forget those of closed loops."""
+    backlog = backlogs[loop] = Backlog(loop)
+    for other in list(backlogs):
+        if not other.is_closed():
+            continue
+        lost = backlogs.pop(other, None)
+        if lost is not None and lost.pending:
+            _logger.error(
+                "a loop was closed with %d publish_nowait events unfinished, of which %s; "
+                "await bus.aclose() before the loop ends",
+                lost.pending,
+                lost.describe_queue(),
+            )
+    return backlog

@@ -9,9 +9,7 @@ An event's way: event -> route (by exact type) -> handlers -> outcome.
 """
 
 import asyncio
-import logging
 import sys
-import threading
 from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -20,28 +18,29 @@ from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from ._backlog import Backlog
+from ._backlog import Backlog, add_backlog
 from ._deferred import DeferredPublisher, Publisher
 from ._event import Event, check_event_type
 from ._failure import EventCycleError, HandlerFailure, report
 from ._handler import CompiledHandler, Handler, Hook, describe
 from ._publication import (
-    EAGER_DEPTH,
+    EAGER,
+    EAGER_LEVELS,
     EagerTask,
     Publication,
     active_depth,
     call_in_place,
     cancel_and_wait,
     chain_to,
-    current,
     first_steps,
+    get_current,
+    reset_current,
     run_handler,
-    start_scheduled,
+    set_current,
+    start,
 )
 from ._registry import Instrumentation, Registry, Subscription
 from ._wait import EventWaiter
-
-_logger = logging.getLogger(__package__)
 
 E = TypeVar("E", bound=Event)
 E1 = TypeVar("E1", bound=Event)
@@ -95,7 +94,6 @@ class EventBus:
         # The registry's own, one attribute nearer to the hot path.
         self._routes = self._registry.routes
         self._unhandled = self._registry.unhandled
-        self._backlogs_lock = threading.Lock()
         # By loop; those of closed loops go when the next loop comes.
         self._backlogs: dict[AbstractEventLoop, Backlog] = {}
 
@@ -227,64 +225,85 @@ class EventBus:
             if id(type(event)) in self._unhandled:
                 return
             route = self._registry.find_route(event)
-        parent = current.get()
+            if not route.handlers:
+                return
+        parent = get_current()
         if parent is not None and parent.depth >= self._max_depth:
             self._check_depth(parent, type(event))
 
-        # What sync handlers have returned and is still to be awaited: rare.
-        rests: tuple[tuple[CompiledHandler, Context], ...] = ()
+        # Sync handlers that have returned an awaitable, with their contexts: rare.
+        unawaited: tuple[tuple[CompiledHandler, Context], ...] = ()
+        targets = route.handlers
         if not route.has_async:
-            for target in route.handlers:
+            for target in targets:
                 # `call_in_place`, written out: most events come this way, and a call costs as
                 # much as a short handler.
                 context = copy_context()
                 try:
                     result = context.run(target.call, event)
+                    if result is not None and isawaitable(result):
+                        route.learn(target)
+                        unawaited += ((target.continuation(result), context),)
                 except (Exception, CancelledError) as exc:
                     context.run(report, target, event, exc, chain_to(parent, type(event)))
-                else:
-                    if result is not None and isawaitable(result):
-                        rests += ((target.awaiting(result), context),)
-            if not rests:
+            if not unawaited:
                 return
+            targets = ()
 
+        depth = 1 if parent is None else parent.depth + 1
+        if depth % EAGER_LEVELS == 0:
+            await asyncio.sleep(0)
         loop = get_running_loop()
         factory = loop.get_task_factory()
-        publication = Publication(type(event), parent, 1 if parent is None else parent.depth + 1)
-        eager = factory is None and publication.depth <= EAGER_DEPTH
+        eager = EAGER and factory is None
+        publication = Publication(type(event), parent, depth)
         running: dict[Task[None], CompiledHandler] = {}
         try:
-            token = current.set(publication)
+            token = set_current(publication)
             try:
-                if route.has_async and eager:
-                    for target in route.handlers:
-                        if target.is_async:
-                            task = EagerTask(
-                                run_handler(target, event, publication),
-                                loop=loop,
-                                name=target.name,
-                                eager_start=True,
-                            )
-                            if not task.done():
-                                running[task] = target
-                        elif (rest := call_in_place(target, event, parent)) is not None:
-                            rests += (rest,)
-                elif route.has_async:
-                    for target in route.handlers:
-                        running[start_scheduled(loop, target, event, publication)] = target
-                for target, context in rests:
-                    running[start_scheduled(loop, target, event, publication, context)] = target
+                for target in targets:
+                    if not eager:
+                        # Between tasks that start later, a sync handler must be one too.
+                        task = loop.create_task(
+                            run_handler(target, event, publication), name=target.name
+                        )
+                        running[task] = target
+                    elif target.is_async:
+                        task = EagerTask(
+                            run_handler(target, event, publication),
+                            loop=loop,
+                            name=target.name,
+                            eager_start=True,
+                        )
+                        if not task.done():
+                            running[task] = target
+                        elif publication.stop is not None:
+                            break
+                    else:
+                        context = copy_context()
+                        rest = call_in_place(target, event, parent, context)
+                        if rest is not None:
+                            route.learn(target)
+                            unawaited += ((rest, context),)
+                for target, context in unawaited:
+                    task = start(loop, eager, target, event, publication, context)
+                    if not task.done():
+                        running[task] = target
             finally:
-                current.reset(token)
-            if running and (rests or not eager):
+                reset_current(token)
+            if running and not eager:
                 await first_steps(event, publication, running)
-            if running:
+            if running and publication.stop is None:
+                publication.running = len(running)
+                publication.waiter = loop.create_future()
                 if factory is None:
-                    publication.running = len(running)
-                    publication.waiter = loop.create_future()
-                    await publication.waiter
+                    # Far faster than a callback for every task...
+                    publication.counted_by_handlers = True
                 else:
-                    await asyncio.wait(running)
+                    # ...but a factory may have wrapped the handler, and the task ends later.
+                    for task in running:
+                        task.add_done_callback(publication.handler_finished)
+                await publication.waiter
             if publication.stop is not None:
                 raise publication.stop
         except GeneratorExit:  # the loop is gone: nothing can be awaited any more
@@ -292,8 +311,11 @@ class EventBus:
         except BaseException as exc:
             publication.stop = exc
             await cancel_and_wait(running)
+            if publication.stop is not exc:  # a handler has met its cancellation with an exit
+                raise publication.stop from None
             raise
         finally:
+            # Contexts that outlive the publish still refer to the publication.
             publication.depth = 0
             publication.parent = publication.stop = None
 
@@ -325,7 +347,7 @@ class EventBus:
                 return
         backlog = self._backlogs.get(loop)
         if backlog is None:
-            backlog = self._add_backlog(loop)
+            backlog = add_backlog(self._backlogs, loop)
         if backlog.pending >= self._max_pending:
             raise asyncio.QueueFull(
                 f"max_pending={self._max_pending} events are unfinished, so this "
@@ -340,7 +362,7 @@ class EventBus:
 
         It listens from this call on, not from the await, and until the future is done; cancel
         the future to stop listening. The event may be published on any loop. An exception in
-        `where` becomes the future's.
+        `where` becomes the future's. Closing the bus does not end the wait.
 
         Raises:
             TypeError: `event_type` is not a subclass of `Event`, or `where` cannot be called
@@ -349,8 +371,7 @@ class EventBus:
         """
         if where is not None and describe(where).is_async:
             raise TypeError(f"where must be a plain function, got the async {where!r}")
-        if self._registry.closed:
-            raise RuntimeError("this EventBus is closed; nothing will be published any more")
+        self._registry.check_open()
         waiter = EventWaiter(get_running_loop(), where)
         waiter.subscription = self.subscribe(event_type, waiter)
         waiter.future.add_done_callback(waiter.stop)
@@ -383,8 +404,9 @@ class EventBus:
     async def join(self) -> None:
         """Wait until the running loop has no `publish_nowait` work left.
 
-        What handlers publish meanwhile is included. Called from inside a handler, it waits for
-        everything but handlers that wait in `join` themselves. Cancelling it cancels no work.
+        What handlers publish meanwhile is included. Called from inside a handler of such work,
+        it waits neither for that handler nor for others that wait here as well. Cancelling it
+        cancels no work.
         """
         backlog = self._backlogs.get(get_running_loop())
         if backlog is not None:
@@ -428,18 +450,3 @@ class EventBus:
     def _check_depth(self, parent: Publication, event_type: type[Event]) -> None:
         if active_depth(parent) >= self._max_depth:
             raise EventCycleError(chain_to(parent, event_type), self._max_depth)
-
-    def _add_backlog(self, loop: AbstractEventLoop) -> Backlog:
-        """Return a new backlog for `loop`, and forget those of loops that are closed by now."""
-        with self._backlogs_lock:
-            for other, backlog in list(self._backlogs.items()):
-                if other.is_closed():
-                    del self._backlogs[other]
-                    if backlog.pending:
-                        _logger.error(
-                            "a loop was closed with %d publish_nowait events unfinished, %s; "
-                            "await bus.aclose() before the loop ends",
-                            backlog.pending,
-                            backlog.describe_queue(),
-                        )
-            return self._backlogs.setdefault(loop, Backlog(loop))

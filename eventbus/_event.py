@@ -39,7 +39,7 @@ def check_event_type(event_type: object) -> None:
 
 def check_event(event: object) -> None:
     """Raise `TypeError`, naming the remedy, unless `event` is an instance of an event class."""
-    if isinstance(event, Event):
+    if issubclass(type(event), Event):  # isinstance would believe a mock's `__class__`
         return
     if isinstance(event, type) and issubclass(event, Event):
         name = event.__qualname__

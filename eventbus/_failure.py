@@ -58,13 +58,14 @@ def format_chain(chain: Chain) -> str:
 
 
 def _repeating_part(chain: Chain) -> Chain:
-    """Return the circle at the end of `chain`, from where it was entered; all, if there is none."""
-    *before, last = chain
-    if last not in before:
-        return chain
-    circle = chain[len(before) - before[::-1].index(last) - 1 : -1]
-    entry = circle.index(min(circle, key=chain.index))
-    return (*circle[entry:], *circle[: entry + 1])
+    """Return the last circle in `chain`, from where it was entered; all, if there is none."""
+    for end in range(len(chain) - 1, 0, -1):
+        for start in range(end - 1, -1, -1):
+            if chain[start] is chain[end]:
+                circle = chain[start:end]
+                entry = circle.index(min(circle, key=chain.index))
+                return (*circle[entry:], *circle[: entry + 1])
+    return chain
 
 
 def report(target: CompiledHandler, event: Event, exception: BaseException, chain: Chain) -> None:
@@ -77,11 +78,15 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
         target.name,
         type(event).__qualname__,
         format_chain(chain),
-        exc_info=exception,
+        exc_info=(type(exception), exception, exception.__traceback__),
     )
     if target.on_error is None:
         return
     try:
         target.on_error(HandlerFailure(event, target.handler, exception, chain))
     except (Exception, CancelledError) as error:
-        _logger.error("on_error raised on the failure of handler %s", target.name, exc_info=error)
+        _logger.error(
+            "on_error raised on the failure of handler %s",
+            target.name,
+            exc_info=(type(error), error, error.__traceback__),
+        )

@@ -45,13 +45,16 @@ class Handler:
     @property
     def location(self) -> str | None:
         """Where it is defined, as `file:line`; None for what was not written in Python."""
-        target: Any = inspect.unwrap(_without_partials(self.callback))
-        if not hasattr(target, "__code__") and not isinstance(target, type):
-            target = getattr(type(target), "__call__", None)
-        code = getattr(target, "__code__", None)
-        if not isinstance(code, types.CodeType):
-            return None
-        return f"{code.co_filename}:{code.co_firstlineno}"
+        target = _without_partials(self.callback)
+        candidates: tuple[Any, ...] = (target, getattr(type(target), "__call__", None))
+        for candidate in candidates:
+            try:
+                code = getattr(inspect.unwrap(candidate), "__code__", None)
+            except ValueError:  # wrapped in itself
+                return None
+            if type(code) is types.CodeType:  # a mock has something else there
+                return f"{code.co_filename}:{code.co_firstlineno}"
+        return None
 
     def __repr__(self) -> str:
         kind = "async" if self.is_async else "sync"
@@ -70,7 +73,7 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
         )
     target = _without_partials(callback)
     # An object is what its `__call__` is.
-    kinds = (target, getattr(type(target), "__call__", None))
+    kinds = list(filter(_inspectable, (target, getattr(type(target), "__call__", None))))
     name = _name_of(target)
     if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
         raise TypeError(
@@ -90,7 +93,7 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
                 f"argument{'s' if arguments > 1 else ''} ({error}); give the other parameters "
                 "defaults, or bind them with functools.partial"
             ) from None
-    return Handler(callback, name, any(map(inspect.iscoroutinefunction, kinds)))
+    return Handler(callback, name, is_async=any(map(inspect.iscoroutinefunction, kinds)))
 
 
 def identity(callback: Callable[..., object]) -> Hashable:
@@ -105,6 +108,11 @@ def identity(callback: Callable[..., object]) -> Hashable:
         if owner is not None and not isinstance(owner, types.ModuleType):
             return id(owner), callback.__name__
     return id(callback)
+
+
+def _inspectable(target: object) -> bool:
+    """Return whether `inspect` may look at it: the mock of a function has a mock for its code."""
+    return isinstance(getattr(getattr(target, "__code__", None), "co_flags", 0), int)
 
 
 def _without_partials(callback: Any) -> Any:
@@ -139,13 +147,13 @@ class CompiledHandler:
         self.name = handler.name
         self.is_async = handler.is_async
 
-    def awaiting(self, awaitable: Awaitable[object]) -> "CompiledHandler":
-        """Return the second half of a call that turned out to return `awaitable`."""
+    def continuation(self, awaitable: Awaitable[object]) -> "CompiledHandler":
+        """Return what is left to do of a call that has returned `awaitable`."""
         return CompiledHandler(self.handler, lambda _event: awaitable, self.on_error)
 
 
 class Route:
-    """The compiled handlers of one event type, in subscription order; immutable."""
+    """The compiled handlers of one event type, in subscription order; never added to."""
 
     __slots__ = ("handlers", "has_async")
 
@@ -153,19 +161,29 @@ class Route:
         self.handlers = handlers
         self.has_async = any(target.is_async for target in handlers)
 
+    def learn(self, target: CompiledHandler) -> None:
+        """Treat a handler that has returned an awaitable as async from the next event on."""
+        target.is_async = self.has_async = True
+
 
 def limited(call: Callable[[Any], object], seconds: float) -> Callable[[Any], object]:
     """Wrap a call so that what it awaits is cancelled after `seconds`, as a `TimeoutError`."""
 
+    def overrun() -> TimeoutError:
+        return TimeoutError(f"still running after handler_timeout={seconds} seconds")
+
     async def limit(awaitable: Awaitable[object]) -> None:
+        # However the handler takes its cancellation, swallowing it included, it has overrun.
         scope = asyncio.timeout(seconds)
         try:
             async with scope:
                 await awaitable
-        finally:
-            # However the handler took its cancellation, swallowing it included.
+        except (Exception, asyncio.CancelledError) as exc:
             if scope.expired():
-                raise TimeoutError(f"still running after handler_timeout={seconds} seconds")
+                raise overrun() from exc
+            raise
+        if scope.expired():
+            raise overrun()
 
     def call_limited(event: Any) -> object:
         result = call(event)

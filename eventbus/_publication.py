@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """One event on its way through its handlers: the chain it belongs to, and how a handler runs.
 
-- `current` holds, in the context of a handler, the publication that the handler belongs to. The
+- `_current` holds, in the context of a handler, the publication that the handler belongs to. The
   links from there to the outermost publish are the chain, by which circles are found.
 - `run_handler` is the body of every handler's task: whatever the handler does ends there.
 - A finished publication has depth 0, whereby code that outlives it (a task that a handler has
@@ -21,11 +21,14 @@ from ._event import Event
 from ._failure import Chain, report
 from ._handler import CompiledHandler
 
-# Eager tasks (3.12+) run on the stack of whoever starts them; deeper in a chain they would eat
-# it up, and handlers are started through the loop.
-EAGER_DEPTH = 8 if sys.version_info >= (3, 12) else 0
-# Loosely typed, since `eager_start` is unknown to older interpreters.
+# Whether a task can have its first step while it is made (3.12+). Loosely typed, since
+# `eager_start` is unknown to older interpreters.
+EAGER = sys.version_info >= (3, 12)
 EagerTask: Any = Task
+
+# A handler that starts eagerly runs on its publisher's stack. At every so many levels of a chain
+# the publisher takes a trip through the loop first, and goes on with the loop's short stack.
+EAGER_LEVELS = 8
 
 
 class Publication:
@@ -33,10 +36,11 @@ class Publication:
 
     # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
     #   outer levels that have finished meanwhile: `active_depth` counts exactly.
-    # - waiter: what the publisher waits on, from when it waits; `running` handlers are left then.
+    # - waiter: what the publisher waits on, from when it waits; `running` handlers are left then,
+    #   which count themselves down if `counted_by_handlers`.
     # - stop: why the handlers are cancelled: the publisher's own cancellation, or an exception
     #   that ends the program. None as long as they are not.
-    __slots__ = ("depth", "event_type", "parent", "running", "stop", "waiter")
+    # Without `__slots__`, since CPython 3.13 makes instances of plain classes faster.
 
     running: int
 
@@ -46,25 +50,36 @@ class Publication:
         self.depth = depth
         self.waiter: Future[None] | None = None
         self.stop: BaseException | None = None
+        self.counted_by_handlers = False
 
     @property
     def stopped(self) -> bool:
         """Whether the handlers are cancelled, or about to be: the publisher's wait already is."""
         return self.stop is not None or (self.waiter is not None and self.waiter.cancelled())
 
-    def left(self) -> None:
-        """Count a handler that had to be waited for as finished."""
+    def handler_finished(self, _task: object = None) -> None:
+        """Count a handler that was waited for as finished."""
         self.running -= 1
         if self.running == 0:
-            self.wake()
+            self._wake()
 
-    def wake(self) -> None:
-        """Let the publisher go on, if it waits."""
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+    def end(self, exception: BaseException) -> None:
+        """Have the publisher cancel the other handlers and raise what ends the program."""
+        self.stop = exception
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self.waiter
+        # A handler of a closed loop ends when it is garbage-collected, and nobody waits for it.
+        if waiter is not None and not waiter.done() and not waiter.get_loop().is_closed():
+            waiter.set_result(None)
 
 
-current: ContextVar[Publication | None] = ContextVar("current", default=None)
+_current: ContextVar[Publication | None] = ContextVar("current", default=None)
+# Bound once: a method of an imported name would be looked up, and bound, at every call.
+get_current = _current.get
+set_current = _current.set
+reset_current = _current.reset
 
 
 def chain_to(publication: Publication | None, *event_types: type[Event]) -> Chain:
@@ -98,55 +113,52 @@ async def run_handler(target: CompiledHandler, event: Event, publication: Public
         if publication.stopped:
             raise
         report(target, event, exc, chain_to(publication))
-    except GeneratorExit:  # the loop is gone, and with it whoever waited
-        publication.waiter = None
-        raise
     except BaseException as exc:
-        publication.stop = exc
-        publication.wake()
-        raise
+        publication.end(exc)
     finally:
-        if publication.waiter is not None:
-            publication.left()
+        if publication.counted_by_handlers:
+            publication.handler_finished()
 
 
 def call_in_place(
-    target: CompiledHandler, event: Event, parent: Publication | None
-) -> tuple[CompiledHandler, Context] | None:
-    """Call a sync handler in a copy of the current context.
+    target: CompiledHandler, event: Event, parent: Publication | None, context: Context
+) -> CompiledHandler | None:
+    """Call a sync handler in a context of its own.
 
-    Returns the rest of the run, for `start_scheduled`, if the handler returned an awaitable.
+    Returns the rest of the run, to be started in the same context, if the handler returned an
+    awaitable.
     """
-    context = copy_context()
     try:
         result = context.run(target.call, event)
+        if result is not None and isawaitable(result):
+            return target.continuation(result)
     except (Exception, CancelledError) as exc:
         context.run(report, target, event, exc, chain_to(parent, type(event)))
-    else:
-        if result is not None and isawaitable(result):
-            return target.awaiting(result), context
     return None
 
 
-def start_scheduled(
+def start(
     loop: AbstractEventLoop,
+    eager: bool,
     target: CompiledHandler,
     event: Event,
     publication: Publication,
-    context: Context | None = None,
+    context: Context,
 ) -> Task[None]:
-    """Start a handler's task through the loop, by its task factory if it has one.
+    """Start a handler's task in a context of its own.
 
     Args:
-        context: The context to run in, of a handler already called; a copy of the current one
-            otherwise.
+        eager: Whether to take its first step at once. Otherwise the loop does, and makes the
+            task by its factory, if it has one.
     """
-    if context is None:
-        return loop.create_task(run_handler(target, event, publication), name=target.name)
-    context.run(current.set, publication)
-    return loop.create_task(
-        run_handler(target, event, publication), name=target.name, context=context
-    )
+    context.run(set_current, publication)
+    coroutine = run_handler(target, event, publication)
+    if eager:
+        task: Task[None] = EagerTask(
+            coroutine, loop=loop, name=target.name, context=context, eager_start=True
+        )
+        return task
+    return loop.create_task(coroutine, name=target.name, context=context)
 
 
 async def first_steps(

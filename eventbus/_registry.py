@@ -10,6 +10,7 @@
 import logging
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Any, Self
@@ -33,13 +34,14 @@ _logger = logging.getLogger(__package__)
 _NOBODY = Route(())
 
 
-class _Handle:
+class _Handle(ABC):
     """What can be cancelled, by a call or at the end of a `with` block."""
 
     __slots__ = ()
 
+    @abstractmethod
     def cancel(self) -> None:
-        raise NotImplementedError
+        """Take back what returned this handle."""
 
     def __enter__(self) -> Self:
         return self
@@ -85,11 +87,12 @@ class Subscription(_Handle):
 class Instrumentation(_Handle):
     """One hook installed on a bus; `with bus.instrument(...):` removes it at the end."""
 
-    __slots__ = ("_registry", "hook")
+    __slots__ = ("_registry", "hook", "if_unhandled")
 
-    def __init__(self, registry: "Registry", hook: Hook) -> None:
+    def __init__(self, registry: "Registry", hook: Hook, if_unhandled: CompiledHandler) -> None:
         self._registry = registry
         self.hook = hook
+        self.if_unhandled = if_unhandled  # the hook as a handler, for events that have no other
 
     def cancel(self) -> None:
         """Remove the hook, from the next publish on; do nothing if that was done before."""
@@ -170,11 +173,14 @@ class Registry:
     def event_types(self) -> tuple[type[Event], ...]:
         """Return the types that have subscriptions, in the order of their first one."""
         with self._lock:
-            return tuple(list(self._subscriptions))
+            event_types = list(self._subscriptions)
+        return tuple(event_types)
 
     def add_hook(self, hook: Hook) -> Instrumentation:
         """Install a hook inside those installed before."""
-        instrumentation = Instrumentation(self, hook)
+        call = observed(lambda _event: None, None, [hook])
+        if_unhandled = CompiledHandler(describe(hook, arguments=2), call, self._on_error)
+        instrumentation = Instrumentation(self, hook, if_unhandled)
         with self._lock:
             self._hooks = (*self._hooks, instrumentation)
             self._changed()
@@ -192,6 +198,11 @@ class Registry:
             self.closed = True
             self._changed()
 
+    def check_open(self) -> None:
+        """Raise `RuntimeError` if the bus is closed."""
+        if self.closed:
+            raise RuntimeError("this bus is closed; publish before aclose(), or make a new bus")
+
     def find_route(self, event: Event) -> Route:
         """Check an event that `routes` and `unhandled` do not know, and return its route.
 
@@ -202,8 +213,7 @@ class Registry:
         check_event(event)
         event_type = type(event)
         with self._lock:
-            if self.closed:
-                raise RuntimeError("this bus is closed; publish before aclose(), or make a new bus")
+            self.check_open()
             while (subscriptions := self._subscriptions.get(event_type)) is not None:
                 changes = self._changes
                 # The list is made in one go, whatever a finalizer does to the dict meanwhile.
@@ -212,10 +222,10 @@ class Registry:
                 if changes == self._changes:
                     return route
                 self.routes.pop(event_type, None)
-            hooks = [known.hook for known in self._hooks]
+            hooks = self._hooks
             if not hooks:
                 self._remember_unhandled(event_type)
-            base = next(filter(self._subscriptions.__contains__, event_type.__mro__), None)
+            base = next(filter(self._subscriptions.__contains__, event_type.__mro__[1:]), None)
             if event_type in self._warned:
                 base = None
             elif base is not None:
@@ -228,7 +238,7 @@ class Registry:
                 base.__qualname__,
                 event_type.__qualname__,
             )
-        return Route(tuple(map(self._compile_unhandled, hooks))) if hooks else _NOBODY
+        return Route(tuple(known.if_unhandled for known in hooks)) if hooks else _NOBODY
 
     def _changed(self, event_type: type[Event] | None = None) -> None:
         """Have the routes, or the route of that type, built anew."""
@@ -247,11 +257,8 @@ class Registry:
             call = observed(call, handler, [known.hook for known in self._hooks])
         return CompiledHandler(handler, call, self._on_error)
 
-    def _compile_unhandled(self, hook: Hook) -> CompiledHandler:
-        """Return a hook as a handler of its own, for an event that has no other."""
-        call = observed(lambda _event: None, None, [hook])
-        return CompiledHandler(describe(hook, arguments=2), call, self._on_error)
-
     def _remember_unhandled(self, event_type: type[Event]) -> None:
         key, unhandled = id(event_type), self.unhandled
         unhandled[key] = weakref.ref(event_type, lambda _: unhandled.pop(key, None))
+        if event_type in self._subscriptions:  # since a moment ago, by a signal handler
+            unhandled.pop(key, None)
