@@ -143,7 +143,7 @@ class Backlog:
                 run.siblings = siblings
                 siblings.add(run)
                 self._runs.add(run)
-                task.add_done_callback(partial(self._finish, run, target, event))
+                task.add_done_callback(partial(self._finish, run, target, event), context=context)
         finally:
             if siblings is None:
                 self.pending -= 1
@@ -182,27 +182,35 @@ class Backlog:
 
     async def cancel(self) -> None:
         """Drop the queue, cancel every run but the calling handler's, and wait for them."""
+        if self._queue:
+            _logger.error("closing the bus drops events: %s", self.describe_queue())
+            self.pending -= len(self._queue)
+            self._queue.clear()
         with self._standing_aside() as own:
-            tasks = []
-            for run in self._runs:
-                if run is not own:
-                    run.stop = CancelledError()
-                    tasks.append(run.task)
-            if tasks:
-                names = ", ".join(sorted(task.get_name() for task in tasks))
-                _logger.error("closing the bus cancels handlers that are still running: %s", names)
-            if self._queue:
-                _logger.error("closing the bus drops events: %s", self.describe_queue())
-                self.pending -= len(self._queue)
-                self._queue.clear()
-            if own is None:
-                if await cancel_and_wait(tasks):
-                    raise CancelledError
-            elif tasks:
-                # Once only: two handlers that close the bus would go on cancelling each other.
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
+            try:
+                # Every task has its first step, so that none is cancelled without its knowledge.
+                await asyncio.sleep(0)
+            finally:
+                await self._cancel_runs(own)
+
+    async def _cancel_runs(self, own: BackgroundRun | None) -> None:
+        tasks = []
+        for run in self._runs:
+            if run is not own:
+                run.stop = CancelledError()
+                tasks.append(run.task)
+        if not tasks:
+            return
+        names = ", ".join(sorted(task.get_name() for task in tasks))
+        _logger.error("closing the bus cancels handlers that are still running: %s", names)
+        if own is None:
+            if await cancel_and_wait(tasks):
+                raise CancelledError
+        else:
+            # Once only: two handlers that close the bus would go on cancelling each other.
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     @contextmanager
     def _standing_aside(self) -> Iterator[BackgroundRun | None]:

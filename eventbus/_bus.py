@@ -234,6 +234,7 @@ class EventBus:
         # Sync handlers that have returned an awaitable, with their contexts: rare.
         unawaited: tuple[tuple[CompiledHandler, Context], ...] = ()
         targets = route.handlers
+        depth = 1 if parent is None else parent.depth + 1
         if not route.has_async:
             for target in targets:
                 # `call_in_place`, written out: most events come this way, and a call costs as
@@ -249,10 +250,9 @@ class EventBus:
             if not unawaited:
                 return
             targets = ()
-
-        depth = 1 if parent is None else parent.depth + 1
-        if depth % EAGER_LEVELS == 0:
+        elif depth % EAGER_LEVELS == 0:
             await asyncio.sleep(0)
+
         loop = get_running_loop()
         factory = loop.get_task_factory()
         eager = EAGER and factory is None

@@ -2,6 +2,8 @@
 """Publisher, the side of a bus that services see, and the one that publishes after the block."""
 
 import logging
+from asyncio import CancelledError
+from collections import deque
 from types import TracebackType
 from typing import Protocol
 
@@ -42,18 +44,22 @@ class DeferredPublisher:
         recorded, self._recorded = self._recorded, []
         if exc_type is not None:
             return
-        published = 0
+        unpublished = deque(recorded)
         try:
-            for event, awaited in recorded:
+            while unpublished:
+                event, awaited = unpublished[0]
                 if awaited:
-                    published += 1  # also when cancelled: its handlers were
-                    await self._bus.publish(event)
+                    try:
+                        await self._bus.publish(event)
+                    except CancelledError:
+                        unpublished.popleft()  # it was: its handlers were cancelled with it
+                        raise
                 else:
                     self._bus.publish_nowait(event)
-                    published += 1
+                unpublished.popleft()
         finally:
-            if lost := recorded[published:]:
-                names = ", ".join(type(event).__qualname__ for event, _ in lost)
+            if unpublished:
+                names = ", ".join(type(event).__qualname__ for event, _ in unpublished)
                 _logger.error("deferred events were not published: %s", names)
 
     async def publish(self, event: Event) -> None:

@@ -27,7 +27,7 @@ def check_event_type(event_type: object) -> None:
         name = type(event_type).__qualname__
         remedy = f"pass the class {name}, not an instance of it"
     elif isinstance(event_type, type):
-        remedy = f"derive it: class {event_type.__qualname__}({Event.__module__}.Event)"
+        remedy = f"derive it: class {event_type.__qualname__}(Event)"
     elif isinstance(origin := getattr(event_type, "__origin__", None), type):
         remedy = f"events are told apart by their exact class: pass {origin.__qualname__}"
     elif callable(event_type):
@@ -43,7 +43,7 @@ def check_event(event: object) -> None:
         return
     if isinstance(event, type) and issubclass(event, Event):
         name = event.__qualname__
-        raise TypeError(f"expected an instance of an event, got the class {name}: make one, {name}(...)")
+        raise TypeError(f"expected an instance of an event, got the class {name}; make one: {name}()")
     raise TypeError(
         f"expected an instance of a subclass of Event, got {event!r}; "
         f"derive its class: class {type(event).__qualname__}(Event)"

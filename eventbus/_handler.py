@@ -78,7 +78,7 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
     if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
         raise TypeError(
             f"{name} is a generator function, whose body would never run; "
-            "remove the yield, or call the generator from a function"
+            "remove the yield, or decorate it, a hook with contextlib.contextmanager"
         )
     try:
         signature = _signature(callback)

@@ -65,6 +65,8 @@ class Publication:
 
     def end(self, exception: BaseException) -> None:
         """Have the publisher cancel the other handlers and raise what ends the program."""
+        if self.depth == 0:  # its coroutine was closed: nobody waits
+            raise exception
         self.stop = exception
         self._wake()
 

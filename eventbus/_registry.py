@@ -63,13 +63,13 @@ class Subscription(_Handle):
         handler: The description of the handler; `handler.callback` is what was subscribed.
     """
 
-    __slots__ = ("_registry", "key", "event_type", "handler")
+    __slots__ = ("_key", "_registry", "event_type", "handler")
 
     def __init__(
         self, registry: "Registry", event_type: type[Event], handler: Handler, key: Hashable
     ) -> None:
         self._registry = registry
-        self.key = key
+        self._key = key
         self.event_type = event_type
         self.handler = handler
 
@@ -112,8 +112,8 @@ class Registry:
     # - unhandled: ids of living types that nobody handles, each with a weak reference that
     #   removes it with its type. Empty while hooks are installed, and once closed.
     # - _lock: taken for every change of these. Reentrant, since a finalizer that cancels a
-    #   subscription may run at any point of the thread that holds it; hence `_changes`, by
-    #   which building a route notices that it was overtaken.
+    #   subscription, or a signal handler, may run at any point of the thread that holds it;
+    #   hence `_changes`, by which building a route notices that it was overtaken.
 
     def __init__(
         self,
@@ -133,14 +133,16 @@ class Registry:
 
     def add(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
         """Subscribe a callback; return the subscription that it has already, if it has one."""
-        handler = describe(callback)
         key = identity(callback)
+        subscription = Subscription(self, event_type, describe(callback), key)
         with self._lock:
-            subscriptions = self._subscriptions.get(event_type, {})
-            if (known := subscriptions.get(key)) is not None:
-                return known
-            subscription = subscriptions[key] = Subscription(self, event_type, handler, key)
-            self._subscriptions[event_type] = subscriptions
+            while True:
+                subscriptions = self._subscriptions.setdefault(event_type, {})
+                known = subscriptions.setdefault(key, subscription)
+                if known is not subscription:
+                    return known
+                if self._subscriptions.get(event_type) is subscriptions:
+                    break  # or else a finalizer has emptied and dropped it: again
             self.unhandled.clear()
             self._changed(event_type)
         return subscription
@@ -153,14 +155,16 @@ class Registry:
 
     def remove(self, subscription: Subscription) -> bool:
         """Remove a subscription; return whether it was there."""
-        event_type, key = subscription.event_type, subscription.key
+        event_type, key = subscription.event_type, subscription._key
         with self._lock:
             subscriptions = self._subscriptions.get(event_type, {})
             if subscriptions.get(key) is not subscription:
                 return False  # removed before; the key may be another subscription's by now
             del subscriptions[key]
             if not subscriptions:
-                del self._subscriptions[event_type]
+                emptied = self._subscriptions.pop(event_type, {})
+                if emptied:  # not quite: a finalizer has subscribed meanwhile
+                    self._subscriptions[event_type] = emptied
             self._changed(event_type)
         return True
 
@@ -214,8 +218,11 @@ class Registry:
         event_type = type(event)
         with self._lock:
             self.check_open()
-            while (subscriptions := self._subscriptions.get(event_type)) is not None:
+            while True:
                 changes = self._changes
+                subscriptions = self._subscriptions.get(event_type)
+                if subscriptions is None:
+                    break
                 # The list is made in one go, whatever a finalizer does to the dict meanwhile.
                 compiled = [self._compile(known.handler) for known in list(subscriptions.values())]
                 route = self.routes[event_type] = Route(tuple(compiled))

@@ -34,25 +34,22 @@ class EventWaiter(Generic[E]):
             self.stop()
 
     def stop(self, _future: object = None) -> None:
-        """Unsubscribe; also breaks the reference cycle through the subscription."""
+        """Unsubscribe, and break the reference cycles through subscription and future."""
         if self.subscription is not None:
             self.subscription.cancel()
             self.subscription = None
+            del self.future
 
     def _resolve(self, event: E) -> None:
-        if self.future.done():
+        if self.subscription is None or self.future.done():
             return
         try:
             if self._where is not None and not self._where(event):
                 return
+        except StopIteration as exc:  # which no future accepts
+            self.future.set_exception(RuntimeError(f"where raised {exc!r}"))
         except Exception as exc:
-            error = exc
-            if isinstance(exc, StopIteration):  # which no future accepts
-                error = RuntimeError(f"where raised {exc!r}")
-            # Without this frame, which knows the future, the traceback makes no cycle.
-            tb = exc.__traceback__
-            self.future.set_exception(error.with_traceback(tb.tb_next if tb else None))
-            del error, tb
+            self.future.set_exception(exc)
         else:
             self.future.set_result(event)
         self.stop()

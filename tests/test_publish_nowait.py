@@ -1,0 +1,886 @@
+# SPDX-License-Identifier: MIT
+"""C5: publish_nowait on one loop; several loops are in test_loops.py."""
+
+import asyncio
+import contextvars
+import gc
+import logging
+import threading
+import weakref
+from dataclasses import dataclass
+
+import pytest
+from target import Event, EventBus
+
+LIMIT = 10  # seconds, for what would hang if it failed
+
+
+@dataclass(frozen=True)
+class Numbered(Event):
+    number: int
+
+
+class OrderPlaced(Event):
+    pass
+
+
+class InvoiceIssued(Event):
+    pass
+
+
+class MailSent(Event):
+    pass
+
+
+class Failure(Exception):
+    pass
+
+
+class Fatal(BaseException):
+    pass
+
+
+var = contextvars.ContextVar("var", default="default")
+
+
+def plain_factory(loop, coro, **options):
+    return asyncio.Task(coro, loop=loop, **options)
+
+
+async def join(bus):
+    async with asyncio.timeout(LIMIT):
+        await bus.join()
+
+
+@pytest.fixture
+def loop():
+    """A loop to be run by hand, by a test that is no coroutine function."""
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)
+    yield loop
+    loop.close()
+
+
+# C5.1
+
+
+async def test_no_handler_code_before_it_returns(bus):
+    """C5.1: handlers, sync and async ones, run after publish_nowait has returned."""
+    seen = []
+
+    async def handle(event):
+        seen.append("async")
+
+    bus.subscribe(OrderPlaced, lambda event: seen.append("sync"))
+    bus.subscribe(OrderPlaced, handle)
+    bus.subscribe(InvoiceIssued, lambda event: seen.append("sync only"))
+    assert bus.publish_nowait(OrderPlaced()) is None
+    assert bus.publish_nowait(InvoiceIssued()) is None
+    assert seen == []
+    await join(bus)
+    assert sorted(seen) == ["async", "sync", "sync only"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_events_start_in_the_order_published(bus, is_async):
+    """C5.1: hundreds of events start in the order published."""
+    seen = []
+
+    async def handle(event):
+        seen.append(event.number)
+        await asyncio.sleep(0)
+
+    bus.subscribe(Numbered, handle if is_async else lambda event: seen.append(event.number))
+    for number in range(500):
+        bus.publish_nowait(Numbered(number))
+    await join(bus)
+    assert seen == list(range(500))
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory])
+async def test_start_order_across_types_and_kinds(bus, factory):
+    """C5.1: start order is that of publishing, whatever the types and kinds of the handlers."""
+    asyncio.get_running_loop().set_task_factory(factory)
+    seen = []
+
+    def sync(name):
+        return lambda event: seen.append(name)
+
+    def waiting(name):
+        async def handle(event):
+            seen.append(name)
+            await asyncio.sleep(0)
+
+        return handle
+
+    bus.subscribe(OrderPlaced, waiting("order: async"))
+    bus.subscribe(InvoiceIssued, sync("invoice: sync"))
+    for name, kind in [("1", sync), ("2", waiting), ("3", sync), ("4", waiting)]:
+        bus.subscribe(MailSent, kind(f"mail: {name}"))
+    runs = {
+        OrderPlaced: ["order: async"],
+        InvoiceIssued: ["invoice: sync"],
+        MailSent: ["mail: 1", "mail: 2", "mail: 3", "mail: 4"],
+    }
+    published = [OrderPlaced, InvoiceIssued, MailSent, InvoiceIssued, MailSent, OrderPlaced] * 50
+    for event_type in published:
+        bus.publish_nowait(event_type())
+    await join(bus)
+    assert seen == [name for event_type in published for name in runs[event_type]]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_published_by_a_handler_comes_after_those_queued(bus, is_async):
+    """C5.1: what a handler publishes starts after all that was published before."""
+    seen = []
+
+    def follow_up(event):
+        seen.append(event.number)
+        if event.number < 200:
+            bus.publish_nowait(Numbered(event.number + 200))
+
+    async def follow_up_async(event):
+        follow_up(event)
+
+    bus.subscribe(Numbered, follow_up_async if is_async else follow_up)
+    for number in range(200):
+        bus.publish_nowait(Numbered(number))
+    await join(bus)
+    assert seen == list(range(400))
+
+
+# C5.2
+
+
+async def test_handlers_of_the_moment(bus):
+    """C5.2: an event goes to those who were subscribed when it was published."""
+    seen = []
+    early = bus.subscribe(OrderPlaced, lambda event: seen.append("early"))
+    bus.publish_nowait(OrderPlaced())
+    early.cancel()
+    bus.subscribe(OrderPlaced, lambda event: seen.append("late"))
+    await join(bus)
+    assert seen == ["early"]
+
+
+async def test_a_first_handler_subscribed_later_gets_nothing(bus):
+    """C5.2: an event that nobody handled when it was published stays unhandled."""
+    seen = []
+    bus.publish_nowait(OrderPlaced())
+    bus.subscribe(OrderPlaced, seen.append)
+    await join(bus)
+    assert seen == []
+
+
+async def test_a_handler_cancelled_by_another_still_runs(bus):
+    """C4.6, C5.2: a change to the registry made by a handler applies from the next publish on."""
+    seen = []
+    bus.subscribe(OrderPlaced, lambda event: second.cancel())
+    second = bus.subscribe(OrderPlaced, seen.append)
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert len(seen) == 2
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory])
+async def test_context_of_the_moment(bus, factory):
+    """C5.2: handlers see the context variables as they were when the event was published."""
+    asyncio.get_running_loop().set_task_factory(factory)
+    seen = []
+
+    async def handle(event):
+        seen.append(("async", var.get()))
+
+    bus.subscribe(OrderPlaced, lambda event: seen.append(("sync", var.get())))
+    bus.subscribe(OrderPlaced, handle)
+    bus.subscribe(InvoiceIssued, lambda event: seen.append(("sync only", var.get())))
+    for value in ("first", "second"):
+        var.set(value)
+        bus.publish_nowait(OrderPlaced())
+        bus.publish_nowait(InvoiceIssued())
+    var.set("afterwards")
+    await join(bus)
+    assert sorted(seen) == [
+        (kind, value) for kind in ("async", "sync", "sync only") for value in ("first", "second")
+    ]
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory])
+async def test_contexts_are_isolated(bus, factory):
+    """C4.3, C5.2: what a handler sets is seen by no other handler, nor by the publisher."""
+    asyncio.get_running_loop().set_task_factory(factory)
+    seen = []
+
+    def note(event):
+        seen.append(var.get())
+        var.set("leaked from a sync handler")
+
+    async def note_async(event):
+        note(event)
+        await asyncio.sleep(0)
+        var.set("leaked from an async handler")
+
+    async def note_again(event):
+        await asyncio.sleep(0)
+        note(event)
+
+    for handler in (note, note_async, note_again, lambda event: note(event)):
+        bus.subscribe(OrderPlaced, handler)
+    bus.subscribe(InvoiceIssued, note)
+    var.set("published")
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert seen == ["published"] * 9
+    assert var.get() == "published"
+
+
+async def test_sync_awaitable_keeps_its_context(bus):
+    """C3, C5.2: an awaitable that a sync handler returns is awaited in that handler's context."""
+    seen = []
+
+    def handle(event):
+        var.set("handler's own")
+
+        async def rest():
+            await asyncio.sleep(0)
+            seen.append((var.get(), bus.pending))
+
+        return rest()
+
+    bus.subscribe(OrderPlaced, handle)
+    bus.subscribe(OrderPlaced, lambda event: seen.append(var.get()))
+    var.set("published")
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert seen == ["published", ("handler's own", 1)]
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory])
+async def test_every_async_handler_has_its_own_named_task(bus, factory):
+    """C4.3, C5.2: every async handler has its own current task, named after the handler."""
+    asyncio.get_running_loop().set_task_factory(factory)
+    tasks = []
+
+    async def first(event):
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(0)
+        assert asyncio.current_task() is tasks[0]
+
+    async def second(event):
+        tasks.append(asyncio.current_task())
+
+    bus.subscribe(OrderPlaced, first)
+    bus.subscribe(OrderPlaced, second)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert [task.get_name() for task in tasks] == [h.name for h in bus.handlers(OrderPlaced)]
+    assert "first" in tasks[0].get_name()
+    assert len({asyncio.current_task(), *tasks}) == 3
+
+
+async def test_handlers_run_concurrently(bus):
+    """C4.1, C5.2: handlers of one event wait for each other without harm, and so do events."""
+    gates = {event_type: asyncio.Event() for event_type in (OrderPlaced, InvoiceIssued)}
+    finished = []
+
+    async def wait(event):
+        await gates[type(event)].wait()
+        finished.append("waited")
+
+    async def open_the_other(event):
+        gates[OrderPlaced if type(event) is InvoiceIssued else InvoiceIssued].set()
+
+    for event_type in gates:
+        bus.subscribe(event_type, wait)
+        bus.subscribe(event_type, open_the_other)
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
+    await join(bus)
+    assert finished == ["waited", "waited"]
+
+
+def raise_at_once(event):
+    raise Failure
+
+
+async def raise_async(event):
+    raise Failure
+
+
+async def raise_later(event):
+    await asyncio.sleep(0)
+    raise Failure
+
+
+def raise_in_awaitable(event):
+    return raise_later(event)
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory])
+@pytest.mark.parametrize("handler", [raise_at_once, raise_async, raise_later, raise_in_awaitable])
+async def test_failure_is_logged_and_reported_once(errors, handler, factory):
+    """C4.4, C5.2: a failure is logged once and reported, with the chain of that event alone."""
+    asyncio.get_running_loop().set_task_factory(factory)
+    failures, seen = [], []
+    bus = EventBus(on_error=failures.append)
+    bus.subscribe(Numbered, handler)
+    bus.subscribe(Numbered, seen.append)
+    event = Numbered(4711)
+
+    async def publish_inside(_):
+        bus.publish_nowait(event)
+
+    bus.subscribe(OrderPlaced, publish_inside)
+    await bus.publish(OrderPlaced())
+    await join(bus)
+    assert seen == [event]
+    [failure], [record] = failures, errors
+    assert type(failure.exception) is Failure
+    assert failure.event is event
+    assert failure.handler.callback is handler
+    assert failure.chain == (Numbered,)
+    assert record.levelno == logging.ERROR
+    assert record.exc_info[1] is failure.exception
+    assert handler.__name__ in record.getMessage()
+    assert "Numbered" in record.getMessage()
+    assert "OrderPlaced" not in record.getMessage()
+    assert "4711" not in record.getMessage()
+
+
+async def test_chain_below_a_background_event(bus, errors):
+    """C4.4, C5.2: the chain of an event awaited by a background handler begins there."""
+
+    async def publish_invoice(event):
+        bus.publish_nowait(InvoiceIssued())
+
+    async def await_mail(event):
+        await asyncio.sleep(0)
+        await bus.publish(MailSent())
+
+    bus.subscribe(OrderPlaced, publish_invoice)
+    bus.subscribe(InvoiceIssued, await_mail)
+    bus.subscribe(MailSent, raise_at_once)
+    await bus.publish(OrderPlaced())
+    await join(bus)
+    [record] = errors
+    assert "InvoiceIssued -> MailSent" in record.getMessage()
+    assert "OrderPlaced" not in record.getMessage()
+
+
+async def test_on_error_that_raises_changes_nothing_else(errors):
+    """C4.4, C5.2: an on_error that raises is logged too, and the other handlers run."""
+
+    def on_error(failure):
+        raise ZeroDivisionError
+
+    bus, seen = EventBus(on_error=on_error), []
+    for handler in (raise_at_once, raise_async, seen.append):
+        bus.subscribe(OrderPlaced, handler)
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert len(seen) == 2
+    assert len(errors) == 8
+    assert bus.pending == 0
+
+
+def cancelled_at_once(event):
+    raise asyncio.CancelledError
+
+
+async def cancelled_async(event):
+    raise asyncio.CancelledError
+
+
+async def cancelled_later(event):
+    asyncio.current_task().cancel()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory])
+@pytest.mark.parametrize("handler", [cancelled_at_once, cancelled_async, cancelled_later])
+async def test_own_cancelled_error_is_a_failure(errors, handler, factory):
+    """C4.5, C5.2: a handler's own CancelledError is reported like any failure."""
+    asyncio.get_running_loop().set_task_factory(factory)
+    failures, seen = [], []
+    bus = EventBus(on_error=failures.append)
+    bus.subscribe(OrderPlaced, handler)
+    bus.subscribe(OrderPlaced, seen.append)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert [type(failure.exception) for failure in failures] == [asyncio.CancelledError]
+    assert len(errors) == 1
+    assert len(seen) == 1
+
+
+def cancel_next_task():
+    """Have the loop cancel the next task that is made, before its first step."""
+    loop = asyncio.get_running_loop()
+
+    def cancelling_factory(loop, coro, **options):
+        task = plain_factory(loop, coro, **options)
+        task.cancel()
+        loop.set_task_factory(None)
+        return task
+
+    loop.set_task_factory(cancelling_factory)
+
+
+async def test_cancelled_before_the_first_step_is_a_failure(errors):
+    """C4.5, C5.2: a handler whose task is cancelled before it could start is reported too."""
+    failures, ran = [], []
+
+    async def handle(event):
+        ran.append(event)
+
+    bus = EventBus(on_error=failures.append)
+    bus.subscribe(OrderPlaced, handle)
+    cancel_next_task()
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert ran == []
+    assert [type(failure.exception) for failure in failures] == [asyncio.CancelledError]
+    assert failures[0].chain == (OrderPlaced,)
+    assert len(errors) == 1
+    assert bus.pending == 0
+
+
+@pytest.mark.parametrize(
+    "handler", [raise_at_once, raise_async, raise_later, raise_in_awaitable, None]
+)
+async def test_on_error_sees_the_context_of_the_event(handler):
+    """C4.3, C5.2: on_error sees the context of the event, of a handler never started too."""
+    values = []
+
+    async def never_started(event):
+        pass
+
+    bus = EventBus(on_error=lambda failure: values.append(var.get()))
+    bus.subscribe(InvoiceIssued, lambda event: None)
+    bus.subscribe(OrderPlaced, handler or never_started)
+    var.set("of an event before")
+    bus.publish_nowait(InvoiceIssued())
+    var.set("of this event")
+    bus.publish_nowait(OrderPlaced())
+    var.set("afterwards")
+    if handler is None:
+        cancel_next_task()
+    await join(bus)
+    assert values == ["of this event"]
+
+
+async def test_cancelling_the_publisher_does_not_touch_the_event(bus, errors):
+    """C5.2: the publisher's cancellation is not that of the handlers."""
+    started, gate, finished = asyncio.Event(), asyncio.Event(), []
+
+    async def handle(event):
+        started.set()
+        await gate.wait()
+        finished.append(event)
+
+    bus.subscribe(OrderPlaced, handle)
+
+    async def publisher():
+        bus.publish_nowait(OrderPlaced())
+        await asyncio.Event().wait()
+
+    publishing = asyncio.create_task(publisher())
+    await started.wait()
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    gate.set()
+    await join(bus)
+    assert len(finished) == 1
+    assert len(errors) == 0
+
+
+@pytest.mark.parametrize("handled", [False, True])
+async def test_what_is_no_event_instance_is_refused(bus, handled):
+    """C4.7, C5.2: TypeError for what is not an Event instance; of a class it says "instance"."""
+    if handled:
+        bus.subscribe(OrderPlaced, lambda event: None)
+    with pytest.raises(TypeError, match="instance"):
+        bus.publish_nowait(OrderPlaced)
+    with pytest.raises(TypeError):
+        bus.publish_nowait("OrderPlaced")
+    assert bus.pending == 0
+
+
+# C5.3
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory])
+async def test_running_handlers_survive_garbage_collection(bus, factory):
+    """C5.3: a running handler that nothing else refers to is not collected half-way."""
+    asyncio.get_running_loop().set_task_factory(factory)
+    waiting, finished = [], []
+
+    async def handle(event):
+        future = asyncio.get_running_loop().create_future()
+        waiting.append(weakref.ref(future))
+        await future
+        finished.append(event)
+
+    bus.subscribe(OrderPlaced, handle)
+    for _ in range(2):
+        bus.publish_nowait(OrderPlaced())
+    while len(waiting) < 2:
+        await asyncio.sleep(0)
+    gc.collect()
+    for future in waiting:
+        future().set_result(None)
+    await join(bus)
+    assert len(finished) == 2
+
+
+async def test_queued_events_outlive_the_bus():
+    """C5.3: an event that was accepted is delivered, even if the bus is dropped meanwhile."""
+    bus, seen = EventBus(), []
+    bus.subscribe(OrderPlaced, seen.append)
+    bus.publish_nowait(OrderPlaced())
+    del bus
+    gc.collect()
+    await asyncio.sleep(0)
+    assert len(seen) == 1
+
+
+async def test_pending_counts_events(bus):
+    """C5.3: `pending` counts events, queued and running, not their handlers."""
+    started, gates = [], [asyncio.Event(), asyncio.Event()]
+
+    async def first(event):
+        started.append(event)
+        await gates[0].wait()
+
+    async def second(event):
+        started.append(event)
+        await gates[1].wait()
+
+    for handler in (first, second, lambda event: None):
+        bus.subscribe(OrderPlaced, handler)
+    bus.subscribe(InvoiceIssued, lambda event: gates[0].set())
+    assert bus.pending == 0
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(OrderPlaced())
+    assert bus.pending == 2  # queued
+    while len(started) < 4:
+        await asyncio.sleep(0)
+    assert bus.pending == 2  # running
+    bus.publish_nowait(InvoiceIssued())
+    assert bus.pending == 3  # both
+    while bus.pending == 3:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert gates[0].is_set()
+    assert bus.pending == 2  # each with one of its handlers finished
+    gates[1].set()
+    await join(bus)
+    assert bus.pending == 0
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [raise_at_once, raise_async, raise_later, raise_in_awaitable, cancelled_at_once],
+)
+async def test_failed_events_are_not_pending(bus, handler):
+    """C5.3: an event whose handlers have failed is finished."""
+    bus.subscribe(OrderPlaced, handler)
+    for _ in range(3):
+        bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert bus.pending == 0
+
+
+async def test_awaited_publishes_are_not_pending(bus):
+    """C5.3: an awaited publish is its caller's."""
+    seen = []
+
+    async def handle(event):
+        await asyncio.sleep(0)
+        seen.append(bus.pending)
+
+    bus.subscribe(OrderPlaced, handle)
+    await bus.publish(OrderPlaced())
+    assert seen == [0]
+
+
+# C5.4
+
+
+async def count_turns(bus):
+    """Join the bus, and return how many turns other callbacks of the loop had meanwhile."""
+    loop, turns = asyncio.get_running_loop(), 0
+
+    def turn():
+        nonlocal turns
+        if bus.pending:
+            turns += 1
+            loop.call_soon(turn)
+
+    loop.call_soon(turn)
+    async with asyncio.timeout(60):
+        await bus.join()
+    return turns
+
+
+async def test_a_burst_does_not_hold_the_loop(bus):
+    """C5.4: during 200,000 events other callbacks of the loop get their turn."""
+    seen, event = [], OrderPlaced()
+    bus.subscribe(OrderPlaced, seen.append)
+    for _ in range(200_000):
+        bus.publish_nowait(event)
+    assert await count_turns(bus) >= 20
+    assert len(seen) == 200_000
+
+
+async def test_a_burst_of_async_handlers_does_not_hold_the_loop(bus):
+    """C5.4: so they do during a burst of async handlers that never wait."""
+    seen, event = [], OrderPlaced()
+
+    async def handle(event):
+        seen.append(event)
+
+    bus.subscribe(OrderPlaced, handle)
+    for _ in range(10_000):
+        bus.publish_nowait(event)
+    assert await count_turns(bus) >= 20
+    assert len(seen) == 10_000
+
+
+async def test_handlers_count_towards_the_bound(bus):
+    """C5.4: a few events with a thousand handlers each do not hold the loop either."""
+    seen, event = [], OrderPlaced()
+    for _ in range(1000):
+        bus.subscribe(OrderPlaced, lambda event: seen.append(event))
+    for _ in range(40):
+        bus.publish_nowait(event)
+    assert await count_turns(bus) >= 20
+    assert len(seen) == 40_000
+
+
+async def test_a_chain_without_end_does_not_hold_the_loop(bus):
+    """C5.4: a handler that publishes its own event again, for ever, leaves turns to others."""
+    ended = False
+
+    def publish_again(event):
+        if not ended:
+            bus.publish_nowait(event)
+
+    bus.subscribe(OrderPlaced, publish_again)
+    bus.publish_nowait(OrderPlaced())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert bus.pending == 1
+    ended = True
+    await join(bus)
+
+
+# C5.5
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_without_a_running_loop(bus, handled):
+    """C5.5: RuntimeError without a running loop; the message names the remedy."""
+    if handled:
+        bus.subscribe(OrderPlaced, lambda event: None)
+    with pytest.raises(RuntimeError, match=r"loop\.call_soon_threadsafe\(bus\.publish_nowait"):
+        bus.publish_nowait(OrderPlaced())
+    assert bus.pending == 0
+
+
+async def test_from_a_thread_without_a_loop(bus):
+    """C5.5: RuntimeError from another thread, although the loop is running in this one."""
+    seen, caught = [], []
+    bus.subscribe(OrderPlaced, seen.append)
+
+    def publish():
+        try:
+            bus.publish_nowait(OrderPlaced())
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    thread.join()
+    assert "call_soon_threadsafe" in caught[0]
+    await join(bus)
+    assert seen == []
+
+
+async def test_max_pending_refuses_and_loses_nothing():
+    """C5.5: beyond max_pending QueueFull; what was accepted is delivered, and room is again."""
+    bus, seen = EventBus(max_pending=3), []
+    bus.subscribe(Numbered, lambda event: seen.append(event.number))
+    for number in range(3):
+        bus.publish_nowait(Numbered(number))
+    for _ in range(2):
+        with pytest.raises(asyncio.QueueFull, match="max_pending=3"):
+            bus.publish_nowait(Numbered(99))
+    assert bus.pending == 3
+    await join(bus)
+    for number in range(3, 6):
+        bus.publish_nowait(Numbered(number))
+    await join(bus)
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+async def test_running_handlers_count_for_max_pending():
+    """C5.5: an event whose handler is still running takes its place until it has finished."""
+    bus, started, gate = EventBus(max_pending=1), asyncio.Event(), asyncio.Event()
+
+    async def handle(event):
+        started.set()
+        await gate.wait()
+
+    bus.subscribe(OrderPlaced, handle)
+    bus.publish_nowait(OrderPlaced())
+    await started.wait()
+    with pytest.raises(asyncio.QueueFull):
+        bus.publish_nowait(OrderPlaced())
+    await bus.publish(InvoiceIssued())
+    gate.set()
+    await join(bus)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+
+
+async def test_max_pending_in_a_handler(errors):
+    """C5.5: QueueFull in a handler is that handler's failure; awaited publishes have no limit."""
+    failures, seen = [], []
+    bus = EventBus(max_pending=1, on_error=failures.append)
+
+    async def full(event):
+        await bus.publish(InvoiceIssued())
+        bus.publish_nowait(InvoiceIssued())
+
+    bus.subscribe(OrderPlaced, full)
+    bus.subscribe(InvoiceIssued, seen.append)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert len(seen) == 1
+    assert [type(failure.exception) for failure in failures] == [asyncio.QueueFull]
+
+
+async def test_unhandled_event_is_accepted_and_not_counted():
+    """C1.3, C5.5: an event that nobody handles takes no place, and is accepted at max_pending."""
+    bus = EventBus(max_pending=1)
+    bus.publish_nowait(InvoiceIssued())
+    assert bus.pending == 0
+    bus.subscribe(OrderPlaced, lambda event: None)
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
+    bus.publish_nowait(MailSent())
+    assert bus.pending == 1
+    await join(bus)
+
+
+# What ends the program, or should
+
+
+def raising(error, kind):
+    """Return a handler that raises `error`."""
+
+    def sync(event):
+        raise error
+
+    async def at_once(event):
+        raise error
+
+    async def later(event):
+        await asyncio.sleep(0)
+        raise error
+
+    return {"sync": sync, "async": at_once, "later": later}[kind]
+
+
+with_kinds = pytest.mark.parametrize("kind", ["sync", "async", "later"])
+
+
+@with_kinds
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_program_end_stops_the_loop_and_loses_no_other_event(bus, loop, errors, error, kind):
+    """C4.5, C5.3: KeyboardInterrupt and SystemExit leave the loop; other events stay queued."""
+    seen, started, gate = [], [], asyncio.Event()
+    loop.set_exception_handler(lambda loop, context: None)  # "exception was never retrieved"
+
+    async def wait(event):
+        started.append(event)
+        await gate.wait()
+        seen.append(event)
+
+    bus.subscribe(InvoiceIssued, wait)
+    bus.subscribe(Numbered, lambda event: seen.append(event.number))
+    bus.subscribe(OrderPlaced, raising(error, kind))
+
+    def publish():
+        bus.publish_nowait(InvoiceIssued())
+        for number in range(200):
+            bus.publish_nowait(Numbered(number))
+        bus.publish_nowait(OrderPlaced())
+        for number in range(200, 400):
+            bus.publish_nowait(Numbered(number))
+
+    loop.call_soon(publish)
+    with pytest.raises(error):
+        loop.run_forever()
+    assert len(started) == 1
+
+    async def go_on():
+        gate.set()
+        await join(bus)
+        assert bus.pending == 0
+        bus.publish_nowait(Numbered(400))
+        await join(bus)
+
+    loop.run_until_complete(go_on())
+    assert sorted(number for number in seen if isinstance(number, int)) == list(range(401))
+    assert started[0] in seen
+    assert len(errors) == 0
+    gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_program_end_by_the_only_event(bus, loop, kind):
+    """C4.5, C5.3: an event that ended the program is finished, and the next one is delivered."""
+    loop.set_exception_handler(lambda loop, context: None)
+    bus.subscribe(OrderPlaced, raising(KeyboardInterrupt, kind))
+    loop.call_soon(bus.publish_nowait, OrderPlaced())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    seen = []
+    bus.subscribe(Numbered, seen.append)
+
+    async def go_on():
+        assert bus.pending == 0
+        bus.publish_nowait(Numbered(1))
+        await join(bus)
+
+    loop.run_until_complete(go_on())
+    assert seen == [Numbered(1)]
+    gc.collect()
+
+
+@with_kinds
+async def test_other_base_exceptions_go_to_the_loop(bus, errors, kind):
+    """C4.5, C5.2: another BaseException is the loop's exception handler's, and stops no event."""
+    contexts, seen = [], []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: contexts.append(context))
+    bus.subscribe(OrderPlaced, raising(Fatal, kind))
+    bus.subscribe(InvoiceIssued, seen.append)
+    bus.publish_nowait(InvoiceIssued())
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
+    await join(bus)
+    assert bus.pending == 0
+    assert len(seen) == 2
+    gc.collect()
+    assert [type(context["exception"]) for context in contexts] == [Fatal]
+    assert len(errors) == 0
