@@ -14,6 +14,7 @@ from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
+from functools import partial
 from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -234,7 +235,6 @@ class EventBus:
         # Sync handlers that have returned an awaitable, with their contexts: rare.
         unawaited: tuple[tuple[CompiledHandler, Context], ...] = ()
         targets = route.handlers
-        depth = 1 if parent is None else parent.depth + 1
         if not route.has_async:
             for target in targets:
                 # `call_in_place`, written out: most events come this way, and a call costs as
@@ -250,67 +250,67 @@ class EventBus:
             if not unawaited:
                 return
             targets = ()
-        elif depth % EAGER_LEVELS == 0:
-            await asyncio.sleep(0)
 
+        depth = 1
+        if parent is not None:
+            depth = parent.depth + 1
+            if targets and depth % EAGER_LEVELS == 0:
+                await asyncio.sleep(0)
         loop = get_running_loop()
         factory = loop.get_task_factory()
         eager = EAGER and factory is None
         publication = Publication(type(event), parent, depth)
-        running: dict[Task[None], CompiledHandler] = {}
+        running: dict[Task[None], CompiledHandler] | None = None  # made when a handler waits
         try:
             token = set_current(publication)
             try:
-                for target in targets:
-                    if not eager:
-                        # Between tasks that start later, a sync handler must be one too.
-                        task = loop.create_task(
-                            run_handler(target, event, publication), name=target.name
-                        )
+                if eager:
+                    for target in targets:
+                        if target.is_async:
+                            task = EagerTask(
+                                run_handler(target, event, publication),
+                                loop=loop,
+                                name=target.name,
+                                eager_start=True,
+                            )
+                            if not task.done():
+                                if running is None:
+                                    running = {}
+                                running[task] = target
+                            elif publication.stop is not None:
+                                break
+                        else:
+                            context = copy_context()
+                            rest = call_in_place(target, event, parent, context)
+                            if rest is not None:
+                                route.learn(target)
+                                unawaited += ((rest, context),)
+                else:
+                    # Sync handlers as well: between tasks that start later, they have their turn.
+                    make_task = partial(Task, loop=loop) if factory is None else loop.create_task
+                    running = {}
+                    for target in targets:
+                        task = make_task(run_handler(target, event, publication), name=target.name)
                         running[task] = target
-                    elif target.is_async:
-                        task = EagerTask(
-                            run_handler(target, event, publication),
-                            loop=loop,
-                            name=target.name,
-                            eager_start=True,
-                        )
+                if unawaited:
+                    for target, context in unawaited:
+                        task = start(loop, eager, target, event, publication, context)
                         if not task.done():
+                            running = running or {}
                             running[task] = target
-                        elif publication.stop is not None:
-                            break
-                    else:
-                        context = copy_context()
-                        rest = call_in_place(target, event, parent, context)
-                        if rest is not None:
-                            route.learn(target)
-                            unawaited += ((rest, context),)
-                for target, context in unawaited:
-                    task = start(loop, eager, target, event, publication, context)
-                    if not task.done():
-                        running[task] = target
             finally:
                 reset_current(token)
             if running and not eager:
                 await first_steps(event, publication, running)
             if running and publication.stop is None:
-                publication.running = len(running)
-                publication.waiter = loop.create_future()
-                if factory is None:
-                    # Far faster than a callback for every task...
-                    publication.counted_by_handlers = True
-                else:
-                    # ...but a factory may have wrapped the handler, and the task ends later.
-                    for task in running:
-                        task.add_done_callback(publication.handler_finished)
-                await publication.waiter
+                await publication.handlers_finished(loop, running, wrapped=factory is not None)
             if publication.stop is not None:
                 raise publication.stop
         except GeneratorExit:  # the loop is gone: nothing can be awaited any more
             raise
         except BaseException as exc:
             publication.stop = exc
-            await cancel_and_wait(running)
+            await cancel_and_wait(running or ())
             if publication.stop is not exc:  # a handler has met its cancellation with an exit
                 raise publication.stop from None
             raise

@@ -54,7 +54,7 @@ class EventCycleError(RuntimeError):
 
 def format_chain(chain: Chain) -> str:
     """Return the names of the event types, outermost first, joined by arrows."""
-    return " -> ".join(event_type.__name__ for event_type in chain)
+    return " -> ".join([event_type.__name__ for event_type in chain])
 
 
 def _repeating_part(chain: Chain) -> Chain:
@@ -73,13 +73,26 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
 
     The payload stays out of the message: it may be private, or large.
     """
-    _logger.error(
-        "handler %s failed on %s (published as %s)",
-        target.name,
-        type(event).__qualname__,
-        format_chain(chain),
-        exc_info=(type(exception), exception, exception.__traceback__),
-    )
+    if _logger.isEnabledFor(logging.ERROR):
+        # Made by hand, the record bears the place where the exception was raised, not this one,
+        # and costs half as much.
+        file, line, function = "(unknown file)", 0, None
+        traceback = exception.__traceback__
+        while traceback is not None:
+            code = traceback.tb_frame.f_code
+            file, line, function = code.co_filename, traceback.tb_lineno, code.co_name
+            traceback = traceback.tb_next
+        record = _logger.makeRecord(
+            _logger.name,
+            logging.ERROR,
+            file,
+            line,
+            "handler %s failed on %s (published as %s)",
+            (target.name, type(event).__qualname__, format_chain(chain)),
+            (type(exception), exception, exception.__traceback__),
+            function,
+        )
+        _logger.handle(record)
     if target.on_error is None:
         return
     try:

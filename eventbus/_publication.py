@@ -11,7 +11,7 @@
 import asyncio
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextvars import Context, ContextVar, copy_context
 from inspect import isawaitable
 from types import CoroutineType
@@ -56,6 +56,24 @@ class Publication:
     def stopped(self) -> bool:
         """Whether the handlers are cancelled, or about to be: the publisher's wait already is."""
         return self.stop is not None or (self.waiter is not None and self.waiter.cancelled())
+
+    def handlers_finished(
+        self, loop: AbstractEventLoop, tasks: Collection[Task[None]], *, wrapped: bool
+    ) -> Future[None]:
+        """Return a future that is done when the tasks are, or when one of them ends the program.
+
+        Args:
+            wrapped: Whether a task factory may have wrapped the handlers, so that a task can end
+                later than `run_handler` in it.
+        """
+        self.running = len(tasks)
+        self.waiter = loop.create_future()
+        if wrapped:
+            for task in tasks:
+                task.add_done_callback(self.handler_finished)
+        else:
+            self.counted_by_handlers = True  # much faster than a callback for every task
+        return self.waiter
 
     def handler_finished(self, _task: object = None) -> None:
         """Count a handler that was waited for as finished."""
