@@ -22,17 +22,17 @@ from typing import Any, Self, TypeVar, overload
 from ._backlog import Backlog, add_backlog
 from ._deferred import DeferredPublisher, Publisher
 from ._event import Event, check_event_type
-from ._failure import EventCycleError, HandlerFailure, report
+from ._failure import HandlerFailure, report
 from ._handler import CompiledHandler, Handler, Hook, describe
 from ._publication import (
     EAGER,
     EAGER_LEVELS,
     EagerTask,
     Publication,
-    active_depth,
     call_in_place,
     cancel_and_wait,
     chain_to,
+    check_depth,
     first_steps,
     get_current,
     reset_current,
@@ -230,7 +230,7 @@ class EventBus:
                 return
         parent = get_current()
         if parent is not None and parent.depth >= self._max_depth:
-            self._check_depth(parent, type(event))
+            check_depth(parent, type(event), self._max_depth)
 
         # Sync handlers that have returned an awaitable, with their contexts: rare.
         unawaited: tuple[tuple[CompiledHandler, Context], ...] = ()
@@ -446,7 +446,3 @@ class EventBus:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-    def _check_depth(self, parent: Publication, event_type: type[Event]) -> None:
-        if active_depth(parent) >= self._max_depth:
-            raise EventCycleError(chain_to(parent, event_type), self._max_depth)

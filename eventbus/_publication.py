@@ -18,7 +18,7 @@ from types import CoroutineType
 from typing import Any
 
 from ._event import Event
-from ._failure import Chain, report
+from ._failure import Chain, EventCycleError, report
 from ._handler import CompiledHandler
 
 # Whether a task can have its first step while it is made (3.12+). Loosely typed, since
@@ -35,7 +35,7 @@ class Publication:
     """An awaited publish under way."""
 
     # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
-    #   outer levels that have finished meanwhile: `active_depth` counts exactly.
+    #   outer levels that have finished meanwhile; `check_depth` does not.
     # - waiter: what the publisher waits on, from when it waits; `running` handlers are left then,
     #   which count themselves down if `counted_by_handlers`.
     # - stop: why the handlers are cancelled: the publisher's own cancellation, or an exception
@@ -111,13 +111,11 @@ def chain_to(publication: Publication | None, *event_types: type[Event]) -> Chai
     return (*reversed(chain), *event_types)
 
 
-def active_depth(publication: Publication | None) -> int:
-    """Return how many levels of the chain down to `publication` are still unfinished."""
-    depth = 0
-    while publication is not None and publication.depth:
-        depth += 1
-        publication = publication.parent
-    return depth
+def check_depth(parent: Publication, event_type: type[Event], max_depth: int) -> None:
+    """Raise `EventCycleError` if the unfinished levels down to `parent` use up `max_depth`."""
+    chain = chain_to(parent)
+    if len(chain) >= max_depth:
+        raise EventCycleError((*chain, event_type), max_depth)
 
 
 async def run_handler(target: CompiledHandler, event: Event, publication: Publication) -> None:

@@ -395,21 +395,46 @@ async def test_ten_thousand_levels_are_cancelled_together(little_stack, errors):
     assert len(errors) == 0
 
 
+class Memory:
+    """What is allocated in the course of a circle, measured at two of its rounds."""
+
+    FIRST, LAST = 500, 2000
+
+    def __init__(self):
+        asyncio.get_running_loop().set_debug(False)  # whose records would count
+        self.measured = []
+
+    def __enter__(self):
+        tracemalloc.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        tracemalloc.stop()
+
+    def measure(self, number):
+        """Measure in the first and in the last round; fail in the last one."""
+        if number in (self.FIRST, self.LAST):
+            gc.collect()
+            self.measured.append(tracemalloc.get_traced_memory()[0])
+        if number == self.LAST:
+            raise LookupError
+
+    def growth(self):
+        """Return the growth in bytes per round."""
+        first, last = self.measured
+        return (last - first) / (self.LAST - self.FIRST)
+
+
 @pytest.mark.parametrize("kind", ["sync", "async", "waiting"])
 async def test_circle_of_publish_nowait_is_not_refused(errors, kind):
     """C7: a circle of `publish_nowait` goes on for as long as it likes, and grows nothing."""
-    asyncio.get_running_loop().set_debug(False)  # whose records would count as growth
     failures = []
     bus = EventBus(max_depth=2, on_error=failures.append)
-    memory = []
+    memory = Memory()
 
     def again(event):
         assert bus.pending <= 2
-        if event.number in (500, 2500):
-            gc.collect()
-            memory.append(tracemalloc.get_traced_memory()[0])
-        if event.number == 2500:
-            raise LookupError("the last round")
+        memory.measure(event.number)
         bus.publish_nowait(Level(event.number + 1))
 
     async def again_async(event):
@@ -418,16 +443,14 @@ async def test_circle_of_publish_nowait_is_not_refused(errors, kind):
         again(event)
 
     bus.subscribe(Level, again if kind == "sync" else again_async)
-    tracemalloc.start()
-    try:
+    with memory:
         bus.publish_nowait(Level())
-        await bus.join()
-    finally:
-        tracemalloc.stop()
-    assert [failure.event for failure in failures] == [Level(2500)]
+        async with asyncio.timeout(30):
+            await bus.join()
+    assert [failure.event for failure in failures] == [Level(Memory.LAST)]
     assert failures[0].chain == (Level,)
     assert len(errors) == 1
-    assert memory[1] - memory[0] < 20_000  # 10 bytes a round
+    assert memory.growth() < 10
 
 
 async def test_publish_nowait_inside_a_chain_starts_another():
@@ -501,7 +524,7 @@ async def test_publish_nowait_event_is_the_first_level():
 
 
 class Detached(set):
-    """Tasks that nobody waits for; `over` is set by the last round, or by a task that failed."""
+    """Tasks that nobody waits for; `over` is set by the first of them that fails."""
 
     def __init__(self):
         self.over = asyncio.Event()
@@ -519,55 +542,74 @@ class Detached(set):
             self.over.set()
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "async", "lingering"])
 async def test_circle_of_detached_tasks(errors, kind):
-    """C7: a circle through tasks that nobody waits for is not refused, its handlers being done."""
+    """C7: a circle through tasks that nobody waits for is not refused, and grows nothing.
+
+    Nor is it where a handler is still under way when the task that it has made publishes.
+    """
     failures = []
-    bus = EventBus(max_depth=3, on_error=failures.append)
     tasks = Detached()
+    bus = EventBus(
+        max_depth=5, on_error=lambda failure: (failures.append(failure), tasks.over.set())
+    )
+    memory = Memory()
+    started = [asyncio.Event() for _ in range(Memory.LAST + 1)]
 
     def again(event):
-        if event.number == 2000:
-            tasks.over.set()
-            raise LookupError
+        started[event.number].set()  # the handler of the round before may go now
+        memory.measure(event.number)
         tasks.start(bus.publish(Level(event.number + 1)))
 
     async def again_async(event):
         again(event)
+        if kind == "lingering":
+            await started[event.number + 1].wait()
 
     bus.subscribe(Level, again if kind == "sync" else again_async)
-    await bus.publish(Level())
-    await tasks.over.wait()
+    with memory:
+        tasks.start(bus.publish(Level()))
+        await tasks.over.wait()
     assert tasks.refused == []
     await asyncio.gather(*tasks)
-    assert len(errors) == 1
+    assert [failure.event for failure in failures] == [Level(Memory.LAST)]
     assert type(failures[0].exception) is LookupError
-    assert len(failures[0].chain) <= 2
+    assert len(errors) == 1
+    assert len(failures[0].chain) == (2 if kind == "lingering" else 1)
+    assert memory.growth() < 10
 
 
-async def test_circle_of_detached_tasks_whose_handlers_linger(errors):
-    """C7: nor is it refused where each handler is still under way when its task publishes."""
-    failures = []
-    bus = EventBus(max_depth=5, on_error=failures.append)
-    tasks = Detached()
-    started = {number: asyncio.Event() for number in range(1, 2001)}
+async def test_finished_outer_levels_do_not_count(errors):
+    """C7: of a chain that outlives its outer levels, those still under way are counted exactly."""
+    bus = EventBus(max_depth=2)
+    first_is_over = asyncio.Event()
+    second_has_started = asyncio.Event()
+    tasks, mails = [], []
 
-    async def again(event):
-        started[event.number].set()  # the handler of the round before may go now
-        if event.number == 2000:
-            tasks.over.set()
-            raise LookupError
-        tasks.start(bus.publish(Level(event.number + 1)))
-        await started[event.number + 1].wait()
+    async def place(event):
+        tasks.append(asyncio.create_task(bus.publish(InvoiceIssued())))
+        await second_has_started.wait()
 
-    bus.subscribe(Level, again)
-    await bus.publish(Level())
-    await tasks.over.wait()
-    assert tasks.refused == []
+    async def issue(event):
+        second_has_started.set()
+        await first_is_over.wait()
+        await bus.publish(CartFilled())
+
+    async def fill(event):
+        mails.append("published")
+        await bus.publish(MailSent())
+
+    bus.subscribe(OrderPlaced, place)
+    bus.subscribe(InvoiceIssued, issue)
+    bus.subscribe(CartFilled, fill)
+    bus.subscribe(MailSent, mails.append)
+    await bus.publish(OrderPlaced())
+    first_is_over.set()
     await asyncio.gather(*tasks)
-    assert len(errors) == 1
-    assert type(failures[0].exception) is LookupError
-    assert 2 <= len(failures[0].chain) <= 3
+    assert mails == ["published"]
+    assert [record.exc_info[1].chain for record in errors] == [
+        (InvoiceIssued, CartFilled, MailSent)
+    ]
 
 
 @pytest.mark.parametrize("way", ["publish", "publish_nowait"])

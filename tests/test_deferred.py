@@ -104,7 +104,7 @@ async def test_publish_nowait_is_scheduled_in_its_place(bus):
 
     bus.subscribe(OrderPlaced, place)
     bus.subscribe(MailSent, mail)
-    async with bus.deferred() as events:
+    async with asyncio.timeout(10), bus.deferred() as events:
         await events.publish(OrderPlaced())
         events.publish_nowait(MailSent())
         await events.publish(OrderPlaced())

@@ -287,7 +287,27 @@ async def test_join_in_a_handler_of_an_awaited_publish(bus, gated):
     assert joined == [1]
 
 
-async def test_join_from_a_task_that_outlived_its_handler(bus, gated):
+async def test_join_of_another_bus_in_a_handler(bus, gated):
+    """C6.1: a handler that joins another bus waits for all work of that one."""
+    other, joined = EventBus(), []
+
+    async def join_inside(event):
+        await join(bus)
+        joined.append(gated.finished)
+
+    other.subscribe(InvoiceIssued, join_inside)
+    other.publish_nowait(InvoiceIssued())
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    await turns()
+    assert joined == []
+    gated.gate.set()
+    await join(other)
+    assert joined == [1]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_join_from_a_task_that_outlived_its_handler(bus, gated, waits):
     """C6.1: a task left behind by a finished handler waits for everything, like anyone else."""
     detached, joined, handled = [], [], asyncio.Event()
 
@@ -297,7 +317,8 @@ async def test_join_from_a_task_that_outlived_its_handler(bus, gated):
         joined.append(gated.finished)
 
     async def leave_behind(event):
-        await asyncio.sleep(0)
+        if waits:
+            await asyncio.sleep(0)
         detached.append(asyncio.create_task(join_detached()))
 
     bus.subscribe(InvoiceIssued, leave_behind)
@@ -617,6 +638,60 @@ async def test_aclose_in_a_handler_with_timeout(bus, gated, errors, nested):
     await assert_closed(bus)
 
 
+async def test_aclose_in_a_handler_awaits_those_it_cancels(bus):
+    """C6.2: past the timeout, a handler that closes the bus waits until the others have ended."""
+    ended = []
+
+    async def slow_to_end(event):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await turns()
+            ended.append("slow to end")
+
+    async def close(event):
+        await aclose(bus, 0.01)
+        ended.append("closed")
+
+    bus.subscribe(OrderPlaced, slow_to_end)
+    bus.subscribe(OrderPlaced, close)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert ended == ["slow to end", "closed"]
+
+
+async def test_handlers_that_insist_on_closing(bus):
+    """C6.2: handlers that close the bus, cancelled or not, do not cancel each other for ever."""
+    cancelling, gate, ended = [], asyncio.Event(), []
+
+    async def slow_to_end(event):
+        while not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                cancelling.append(event)
+                if len(cancelling) == 2:
+                    gate.set()
+
+    async def close(event):
+        await bus.aclose(timeout=0.01)
+
+    async def insist(event):
+        try:
+            await bus.aclose(timeout=LIMIT)
+        except asyncio.CancelledError:
+            await bus.aclose(timeout=0.01)
+        ended.append("closed")
+
+    for handler in (slow_to_end, close, insist):
+        bus.subscribe(OrderPlaced, handler)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert ended == ["closed"]
+    assert len(cancelling) == 2
+    assert bus.pending == 0
+
+
 async def test_two_handlers_close_with_timeout(bus, gated):
     """C6.2: handlers that close the bus at once do not wait for each other for ever."""
 
@@ -786,9 +861,10 @@ async def test_aclose_cancelled_while_it_cancels(bus):
         await cancelling.wait()
     closing.cancel()
     await turns()
-    assert not closing.done()
-    await assert_closed(bus)
+    ended_early = closing.done()
     gate.set()
+    assert not ended_early
+    await assert_closed(bus)
     with pytest.raises(asyncio.CancelledError):
         await closing
     assert len(ended) == 1
