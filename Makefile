@@ -3,9 +3,10 @@ PYTHON ?= python3
 
 tag := $(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))')
 dev := .venv/dev-$(tag)
+bench := .venv/bench-$(tag)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean
+.PHONY: help demo test bench bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,6 +16,12 @@ demo: ## play an order on a real bus; needs nothing installed
 
 test: $(dev)/ready ## run the tests, in an environment of their own
 	$(dev)/bin/python -m pytest
+
+bench: $(bench)/ready ## measure, beside the contenders; writes benchmarks/results
+	$(bench)/bin/python benchmarks/run.py
+
+bench-quick: $(bench)/ready ## see in a minute that the benchmarks work; leaves their results alone
+	$(bench)/bin/python benchmarks/run.py --quick --results $(bench)/results
 
 clean: ## remove the environments and whatever the other targets have left
 	rm -rf .venv .pytest_cache build dist

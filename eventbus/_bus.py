@@ -14,7 +14,6 @@ from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
-from functools import partial
 from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -27,13 +26,14 @@ from ._handler import CompiledHandler, Handler, Hook, describe
 from ._publication import (
     EAGER,
     EAGER_LEVELS,
+    NEXT_TURN,
     EagerTask,
     Publication,
     call_in_place,
     cancel_and_wait,
     chain_to,
     check_depth,
-    first_steps,
+    drop_finished,
     get_current,
     reset_current,
     run_handler,
@@ -255,7 +255,7 @@ class EventBus:
         if parent is not None:
             depth = parent.depth + 1
             if targets and depth % EAGER_LEVELS == 0:
-                await asyncio.sleep(0)
+                await NEXT_TURN
         loop = get_running_loop()
         factory = loop.get_task_factory()
         eager = EAGER and factory is None
@@ -287,10 +287,13 @@ class EventBus:
                                 unawaited += ((rest, context),)
                 else:
                     # Sync handlers as well: between tasks that start later, they have their turn.
-                    make_task = partial(Task, loop=loop) if factory is None else loop.create_task
                     running = {}
                     for target in targets:
-                        task = make_task(run_handler(target, event, publication), name=target.name)
+                        coroutine = run_handler(target, event, publication)
+                        if factory is None:
+                            task = Task(coroutine, loop=loop, name=target.name)
+                        else:
+                            task = loop.create_task(coroutine, name=target.name)
                         running[task] = target
                 if unawaited:
                     for target, context in unawaited:
@@ -301,7 +304,8 @@ class EventBus:
             finally:
                 reset_current(token)
             if running and not eager:
-                await first_steps(event, publication, running)
+                await NEXT_TURN
+                drop_finished(running, event, publication)
             if running and publication.stop is None:
                 await publication.handlers_finished(loop, running, wrapped=factory is not None)
             if publication.stop is not None:

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""How things are measured: interleaved, the best of several rounds, every call counted.
+
+The contenders take turns within one process, so that what slows the machine down slows all of
+them. The garbage collector stays on; it runs in full before each turn. A wrong count of calls ends
+the run; a time never does.
+"""
+
+import asyncio
+import gc
+import math
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+from contenders import Handler, Kinds
+
+T = TypeVar("T")
+Trial = Callable[[], Awaitable[tuple[float, ...]]]
+
+# A figure, or the reason why there is none.
+Cell = float | str
+
+
+class Miscount(Exception):
+    """Handlers were not called as often as they should have been."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure, and on which loop."""
+
+    quick: bool = False
+    uvloop: bool = False
+
+    @property
+    def rounds(self) -> int:
+        return 2 if self.quick else 7
+
+    @property
+    def chunk(self) -> float:
+        """Seconds that are timed in one go, at least."""
+        return 0.001 if self.quick else 0.005
+
+    @property
+    def budget(self) -> float:
+        """Seconds that a turn spends on what it measures, at least."""
+        return 0.002 if self.quick else 0.025
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run `main` on a new loop."""
+        factory = None
+        if self.uvloop:
+            import uvloop
+
+            factory = uvloop.new_event_loop
+        # What was imported stays, and must not make the collections below slow.
+        gc.collect()
+        gc.freeze()
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(main)
+
+
+def make_handlers(kinds: Kinds) -> tuple[list[Handler], Callable[[], int]]:
+    """Return a handler of its own for each kind, and a function that counts the calls of all.
+
+    The keywords are those that Django passes; everybody else passes the event alone.
+    """
+    called = 0
+
+    def make_sync() -> Handler:
+        def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+            nonlocal called
+            called += 1
+
+        return handler
+
+    def make_async() -> Handler:
+        async def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+            nonlocal called
+            called += 1
+
+        return handler
+
+    def make_waits() -> Handler:
+        async def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+            nonlocal called
+            await asyncio.sleep(0)
+            called += 1
+
+        return handler
+
+    def make_fails() -> Handler:
+        def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+            nonlocal called
+            called += 1
+            raise LookupError("out of stock")
+
+        return handler
+
+    def make_async_fails() -> Handler:
+        async def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+            nonlocal called
+            called += 1
+            raise LookupError("out of stock")
+
+        return handler
+
+    make = {
+        "sync": make_sync,
+        "async": make_async,
+        "waits": make_waits,
+        "fails": make_fails,
+        "async fails": make_async_fails,
+    }
+    return [make[kind]() for kind in kinds], lambda: called
+
+
+def check(name: str, called: int, expected: int) -> None:
+    """Raise `Miscount` unless the handlers of `name` were called exactly as often as expected."""
+    if called != expected:
+        raise Miscount(f"{name}: handlers were called {called:,} times instead of {expected:,}")
+
+
+async def time_calls(
+    call: Callable[[Any], Awaitable[object]], argument: object, effort: Effort
+) -> tuple[float, int]:
+    """Return the seconds of awaiting `call(argument)`, best of some chunks, and how many it was."""
+    best, spent, made, chunk = math.inf, 0.0, 0, 1
+    while True:
+        begin = perf_counter()
+        for _ in range(chunk):
+            await call(argument)
+        took = perf_counter() - begin
+        made += chunk
+        if took < effort.chunk:
+            chunk = max(chunk + 1, min(chunk * 4, math.ceil(chunk * 1.2 * effort.chunk / took)))
+            continue
+        best = min(best, took / chunk)
+        spent += took
+        if spent >= effort.budget:
+            return best, made
+
+
+async def all_called(called: Callable[[], int], expected: int) -> list[float]:
+    """Wait, at every turn of the loop, until the handlers have been called; return the times."""
+    turns = [perf_counter()]
+    while called() < expected and turns[-1] - turns[0] < 60:
+        await asyncio.sleep(0)
+        turns.append(perf_counter())
+    return turns
+
+
+async def settle() -> None:
+    """Let tasks that have finished be noticed as such."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def interleave(
+    label: str, trials: Mapping[str, Trial], rounds: int, width: int = 1
+) -> dict[str, tuple[Cell, ...]]:
+    """Run the trials in turn, `rounds` times; return the best of each of their `width` figures.
+
+    In place of the figures of another project that fails here stands its failure.
+    """
+    print(f"  {label}", file=sys.stderr, flush=True)
+    best: dict[str, tuple[float, ...]] = {}
+    failed: dict[str, tuple[Cell, ...]] = {}
+    for _ in range(rounds):
+        for name, trial in trials.items():
+            if name in failed:
+                continue
+            gc.collect()
+            try:
+                figures = await trial()
+            except Miscount:
+                raise
+            except Exception as exc:
+                if name in ("eventbus", "pyee variant"):
+                    raise
+                print(f"  {name} is skipped: {exc!r}", file=sys.stderr)
+                failed[name] = (f"does not work here: {type(exc).__name__}",) * width
+            else:
+                before = best.get(name, figures)
+                best[name] = tuple(map(min, before, figures))
+    return {**best, **failed}

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Ask all questions, print the tables, and write figures, tables and charts.
+
+A run replaces the results of its own interpreter and leaves those of others. With --quick it
+checks that the benchmarks work; its figures are poor, and kept only where --results says.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import cost
+import growth
+import importing
+import latency
+import memory
+import nowait
+from measure import Effort, Miscount
+from report import Table, about, add_arguments, describe, name_of, page, to_json
+
+QUESTIONS = (cost, nowait, growth, memory, latency, importing)
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def ask_all(effort: Effort) -> list[Table]:
+    tables = []
+    for question in QUESTIONS:
+        begin = perf_counter()
+        print(f"\n## {question.__name__}: {(question.__doc__ or '').splitlines()[0]}", flush=True)
+        for table in question.run(effort):
+            print(table.text(), flush=True)
+            tables.append(table)
+        print(f"  {question.__name__} took {perf_counter() - begin:.0f} s", file=sys.stderr)
+    return tables
+
+
+def write(tables: list[Table], effort: Effort, command: str, folder: Path) -> None:
+    from charts import draw  # only now: importing matplotlib must not weigh on what was measured
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "results.json"
+    entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    entry = {**about(effort, command), "tables": to_json(tables)}
+    entries[name_of(entry)] = entry
+    entries = dict(sorted(entries.items()))
+    file.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(page(entries), encoding="utf-8")
+    draw(entries, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    parser.add_argument("--results", type=Path, help="the folder to write to")
+    arguments = parser.parse_args()
+    effort = Effort(quick=arguments.quick, uvloop=arguments.uvloop)
+    command = " ".join(["python", "benchmarks/run.py", *sys.argv[1:]])
+    print(describe(about(effort, command)), flush=True)
+    begin = perf_counter()
+    try:
+        tables = ask_all(effort)
+    except Miscount as exc:
+        sys.exit(f"wrong count: {exc}")
+    with TemporaryDirectory() as temporary:
+        elsewhere = Path(temporary) if effort.quick else RESULTS
+        folder = arguments.results or elsewhere
+        write(tables, effort, command, folder)
+        kept = "" if folder == Path(temporary) else f", results in {folder}"
+        print(f"\ndone in {perf_counter() - begin:.0f} s{kept}")
+
+
+if __name__ == "__main__":
+    main()
