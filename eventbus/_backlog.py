@@ -39,10 +39,11 @@ _BATCH = 128
 class BackgroundRun(Publication):
     """The run of one async handler of a `publish_nowait` event; the outermost level of its chain."""
 
-    # Set once the handler has to be waited for:
-    # - siblings: the unfinished runs of the same event, this one included; shared by them.
+    # Set while the handler is waited for:
+    # - first: the first of the unfinished runs of the same event, which counts them all.
+    first: "BackgroundRun"
+    unfinished: int
     task: Task[None]
-    siblings: "set[BackgroundRun]"
 
     def __init__(self, event_type: type[Event], backlog: "Backlog") -> None:
         # Not by way of the base class, which would cost as much again.
@@ -54,9 +55,17 @@ class BackgroundRun(Publication):
         self.counted_by_handlers = False
         self.backlog = backlog
 
+    def handler_finished(self, _task: object = None) -> None:
+        """Have the backlog wait for this run no longer."""
+        self.backlog.finish(self)
+
     def end(self, exception: BaseException) -> None:
         """Raise what ends the program, since nobody waits who could."""
         raise exception
+
+
+# A run that the loop has yet to start, with what is to be reported if it never does.
+Scheduled = tuple[BackgroundRun, CompiledHandler, Event, Context]
 
 
 class Backlog:
@@ -99,69 +108,101 @@ class Backlog:
     def _drain(self) -> None:
         queue = self._queue
         budget = _BATCH
-        eager = EAGER and self._loop.get_task_factory() is None
-        behind = False  # the loop has yet to take the first steps of an earlier event's handlers
+        factory = self._loop.get_task_factory()
+        eager = EAGER and factory is None
+        scheduled: list[Scheduled] = []
         try:
             while queue and budget > 0:
-                if not eager:
-                    if queue[0][1].has_async:
-                        behind = True
-                    elif behind:
-                        break
+                if scheduled and not queue[0][1].has_async:
+                    break  # its handlers would overtake those that the loop has yet to start
                 event, route, context = queue.popleft()
                 budget -= len(route.handlers)
-                self._start(event, route, context, eager)
+                self._start(event, route, context, eager, scheduled)
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
+            if factory is not None:
+                # It may have wrapped the handlers, and their tasks end later.
+                for run, target, late_event, context in scheduled:
+                    run.task.add_done_callback(
+                        partial(self._task_done, run, target, late_event), context=context
+                    )
+            elif scheduled:
+                for run, *_ in scheduled:
+                    run.counted_by_handlers = True
+                self._loop.call_soon(self._first_steps_taken, scheduled)
             if queue:
                 self._loop.call_soon(self._drain)
             else:
                 self._scheduled = False
                 self._wake_joiners()
 
-    def _start(self, event: Event, route: Route, published_in: Context, eager: bool) -> None:
-        """Start the handlers of one event, each in a copy of the context it was published in."""
+    def _start(
+        self,
+        event: Event,
+        route: Route,
+        published_in: Context,
+        eager: bool,
+        scheduled: list[Scheduled],
+    ) -> None:
+        """Start the handlers of one event, each in a copy of the context it was published in.
+
+        Adds to `scheduled` those that the loop has yet to start.
+        """
         # Between handlers that start through the loop, a sync one must too, to keep its turn.
         in_place = eager or not route.has_async
-        siblings: set[BackgroundRun] | None = None
+        first: BackgroundRun | None = None
         try:
             for target in route.handlers:
                 context = published_in.copy()
-                rest: CompiledHandler | None = None
                 if in_place and not target.is_async:
                     rest = call_in_place(target, event, None, context)
                     if rest is None:
                         continue
                     route.learn(target)
+                    target = rest
                 run = BackgroundRun(type(event), self)
-                task = start(self._loop, eager, rest or target, event, run, context)
+                task = start(self._loop, eager, target, event, run, context)
                 if task.done():
                     self._forget(run)
                     continue
-                if siblings is None:
-                    siblings = set()
+                if first is None:
+                    first = run
+                    first.unfinished = 0
+                first.unfinished += 1
+                run.first = first
                 run.task = task
-                run.siblings = siblings
-                siblings.add(run)
                 self._runs.add(run)
-                task.add_done_callback(partial(self._finish, run, target, event), context=context)
+                if eager:
+                    run.counted_by_handlers = True
+                else:
+                    scheduled.append((run, target, event, context))
         finally:
-            if siblings is None:
+            if first is None:
                 self.pending -= 1
 
-    def _finish(
+    def _first_steps_taken(self, scheduled: list[Scheduled]) -> None:
+        for run, target, event, context in scheduled:
+            if run in self._runs and run.task.done():  # cancelled before it had one
+                context.run(self._task_done, run, target, event, run.task)
+
+    def _task_done(
         self, run: BackgroundRun, target: CompiledHandler, event: Event, task: Task[None]
     ) -> None:
         try:
             report_if_never_started(task, target, event, run)
         finally:
-            self._forget(run)
-            run.stop = None
-            del run.task  # whose context refers to the run
-            self._runs.discard(run)
-            run.siblings.discard(run)
-            if not run.siblings:
-                self.pending -= 1
-            self._wake_joiners()
+            self.finish(run)
+
+    def finish(self, run: BackgroundRun) -> None:
+        """Wait for a run no longer, and let go of its task, whose context refers to the run."""
+        self._forget(run)
+        self._runs.discard(run)
+        first = run.first
+        first.unfinished -= 1
+        if first.unfinished == 0:
+            self.pending -= 1
+        run.stop = None
+        del run.task, run.first
+        self._wake_joiners()
 
     def _forget(self, run: BackgroundRun) -> None:
         """Have code that outlives a finished run start anew, and nobody wait on its behalf."""
