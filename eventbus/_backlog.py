@@ -143,7 +143,9 @@ class Backlog:
         eager: bool,
         scheduled: list[Scheduled],
     ) -> None:
-        """Start the handlers of one event, each in a copy of the context it was published in.
+        """Start the handlers of one event, each in a copy of its publisher's context.
+
+        The last one runs in `published_in` itself, a copy that nobody else uses.
 
         Adds to `scheduled` those that the loop has yet to start.
         """
@@ -151,8 +153,9 @@ class Backlog:
         in_place = eager or not route.has_async
         first: BackgroundRun | None = None
         try:
+            last = route.handlers[-1]
             for target in route.handlers:
-                context = published_in.copy()
+                context = published_in if target is last else published_in.copy()
                 if in_place and not target.is_async:
                     rest = call_in_place(target, event, None, context)
                     if rest is None:
@@ -162,7 +165,9 @@ class Backlog:
                 run = BackgroundRun(type(event), self)
                 task = start(self._loop, eager, target, event, run, context)
                 if task.done():
-                    self._forget(run)
+                    run.depth = 0
+                    if self._joining:
+                        self._joining.pop(run, None)
                     continue
                 if first is None:
                     first = run
@@ -194,8 +199,9 @@ class Backlog:
 
     def finish(self, run: BackgroundRun) -> None:
         """Wait for a run no longer, and let go of its task, whose context refers to the run."""
-        self._forget(run)
+        run.depth = 0
         self._runs.discard(run)
+        self._joining.pop(run, None)
         first = run.first
         first.unfinished -= 1
         if first.unfinished == 0:
@@ -203,12 +209,6 @@ class Backlog:
         run.stop = None
         del run.task, run.first
         self._wake_joiners()
-
-    def _forget(self, run: BackgroundRun) -> None:
-        """Have code that outlives a finished run start anew, and nobody wait on its behalf."""
-        run.depth = 0
-        if self._joining:
-            self._joining.pop(run, None)
 
     def _wake_joiners(self) -> None:
         if not self._scheduled and len(self._runs) == len(self._joining):

@@ -72,27 +72,18 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
             f"expected a callable, got {callback!r}; pass the function itself, without calling it"
         )
     target = _without_partials(callback)
-    # An object is what its `__call__` is.
-    kinds = list(filter(_inspectable, (target, getattr(type(target), "__call__", None))))
     name = _name_of(target)
+    kinds: list[object] = [target]
+    if type(target) not in (types.FunctionType, types.MethodType):
+        # An object is what its `__call__` is.
+        kinds = list(filter(_inspectable, (target, getattr(type(target), "__call__", None))))
     if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
         raise TypeError(
             f"{name} is a generator function, whose body would never run; "
             "remove the yield, or decorate it, a hook with contextlib.contextmanager"
         )
-    try:
-        signature = _signature(callback)
-    except (TypeError, ValueError):  # some builtins have none; the first call will tell
-        pass
-    else:
-        try:
-            signature.bind(*[None] * arguments)
-        except TypeError as error:
-            raise TypeError(
-                f"{name}{signature} cannot be called with {arguments} positional "
-                f"argument{'s' if arguments > 1 else ''} ({error}); give the other parameters "
-                "defaults, or bind them with functools.partial"
-            ) from None
+    if not _plainly_takes(callback, arguments):
+        _check_signature(callback, name, arguments)
     return Handler(callback, name, is_async=any(map(inspect.iscoroutinefunction, kinds)))
 
 
@@ -108,6 +99,34 @@ def identity(callback: Callable[..., object]) -> Hashable:
         if owner is not None and not isinstance(owner, types.ModuleType):
             return id(owner), callback.__name__
     return id(callback)
+
+
+def _plainly_takes(callback: Callable[..., object], arguments: int) -> bool:
+    """Return True for a plain function with fitting parameters: most are, and `inspect` is slow."""
+    function = callback
+    if type(callback) is types.MethodType:
+        function = callback.__func__
+        arguments += 1
+    if type(function) is not types.FunctionType or "__signature__" in function.__dict__:
+        return False
+    code = function.__code__
+    required = code.co_argcount - len(function.__defaults__ or ())
+    return required <= arguments <= code.co_argcount and code.co_kwonlyargcount == 0
+
+
+def _check_signature(callback: Callable[..., object], name: str, arguments: int) -> None:
+    try:
+        signature = _signature(callback)
+    except (TypeError, ValueError):  # some builtins have none; the first call will tell
+        return
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}{signature} cannot be called with {arguments} positional "
+            f"argument{'s' if arguments > 1 else ''} ({error}); give the other parameters "
+            "defaults, or bind them with functools.partial"
+        ) from None
 
 
 def _inspectable(target: object) -> bool:

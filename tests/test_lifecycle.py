@@ -696,7 +696,10 @@ async def test_handlers_that_insist_on_closing(bus):
     for handler in (slow_to_end, close, insist):
         bus.subscribe(OrderPlaced, handler)
     bus.publish_nowait(OrderPlaced())
-    await join(bus)
+    try:
+        await join(bus)
+    finally:
+        gate.set()
     assert ended == ["closed"]
     assert len(cancelling) == 2
     assert bus.pending == 0
@@ -867,14 +870,15 @@ async def test_aclose_cancelled_while_it_cancels(bus):
     bus.subscribe(OrderPlaced, slow_to_end)
     bus.publish_nowait(OrderPlaced())
     closing = asyncio.create_task(bus.aclose(timeout=0.01))
-    async with asyncio.timeout(LIMIT):
-        await cancelling.wait()
-    closing.cancel()
-    await turns()
-    ended_early = closing.done()
-    gate.set()
-    assert not ended_early
-    await assert_closed(bus)
+    try:
+        async with asyncio.timeout(LIMIT):
+            await cancelling.wait()
+        closing.cancel()
+        await turns()
+        assert not closing.done()
+        await assert_closed(bus)
+    finally:
+        gate.set()
     with pytest.raises(asyncio.CancelledError):
         await closing
     assert len(ended) == 1
