@@ -8,7 +8,7 @@ import time
 import pytest
 from target import Event, EventBus
 
-SHORT = 0.05
+SHORT = 0.1
 PATIENCE = 5  # seconds, before a test that hangs has failed
 
 
