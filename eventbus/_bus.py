@@ -229,11 +229,11 @@ class EventBus:
             if not route.handlers:
                 return
         parent = get_current()
-        if parent is not None and parent.depth >= self._max_depth:
+        if parent is not None and parent.depth >= self._max_depth and type(event) in self._routes:
             check_depth(parent, type(event), self._max_depth)
 
         # Sync handlers that have returned an awaitable, with their contexts: rare.
-        unawaited: tuple[tuple[CompiledHandler, Context], ...] = ()
+        unawaited: list[tuple[CompiledHandler, Context]] | None = None
         targets = route.handlers
         if not route.has_async:
             for target in targets:
@@ -244,10 +244,11 @@ class EventBus:
                     result = context.run(target.call, event)
                     if result is not None and isawaitable(result):
                         route.learn(target)
-                        unawaited += ((target.continuation(result), context),)
+                        unawaited = unawaited or []
+                        unawaited.append((target.continuation(result), context))
                 except (Exception, CancelledError) as exc:
                     context.run(report, target, event, exc, chain_to(parent, type(event)))
-            if not unawaited:
+            if unawaited is None:
                 return
             targets = ()
 
@@ -284,7 +285,8 @@ class EventBus:
                             rest = call_in_place(target, event, parent, context)
                             if rest is not None:
                                 route.learn(target)
-                                unawaited += ((rest, context),)
+                                unawaited = unawaited or []
+                                unawaited.append((rest, context))
                 else:
                     # Sync handlers as well: between tasks that start later, they have their turn.
                     running = {}
@@ -295,7 +297,7 @@ class EventBus:
                         else:
                             task = loop.create_task(coroutine, name=target.name)
                         running[task] = target
-                if unawaited:
+                if unawaited is not None:
                     for target, context in unawaited:
                         task = start(loop, eager, target, event, publication, context)
                         if not task.done():
@@ -303,7 +305,7 @@ class EventBus:
                             running[task] = target
             finally:
                 reset_current(token)
-            if running and not eager:
+            if running is not None and not eager:
                 await NEXT_TURN
                 drop_finished(running, event, publication)
             if running and publication.stop is None:

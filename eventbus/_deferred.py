@@ -2,7 +2,6 @@
 """Publisher, the side of a bus that services see, and the one that publishes after the block."""
 
 import logging
-from asyncio import CancelledError
 from collections import deque
 from types import TracebackType
 from typing import Protocol
@@ -30,6 +29,9 @@ class DeferredPublisher:
         self._recorded: list[tuple[Event, bool]] = []  # the event, and whether it is awaited
         self._open = False
 
+    def __repr__(self) -> str:
+        return f"<DeferredPublisher of {len(self._recorded)} events on {self._bus!r}>"
+
     async def __aenter__(self) -> Publisher:
         self._open = True
         return self
@@ -51,8 +53,10 @@ class DeferredPublisher:
                 if awaited:
                     try:
                         await self._bus.publish(event)
-                    except CancelledError:
-                        unpublished.popleft()  # it was: its handlers were cancelled with it
+                    except Exception:  # it was refused
+                        raise
+                    except BaseException:  # it was published, and its handlers were cancelled
+                        unpublished.popleft()
                         raise
                 else:
                     self._bus.publish_nowait(event)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The handler behind `EventBus.wait_for`: it resolves a future and unsubscribes."""
 
-from asyncio import AbstractEventLoop, Future, get_running_loop
+from asyncio import AbstractEventLoop, CancelledError, Future, get_running_loop
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -35,9 +35,9 @@ class EventWaiter(Generic[E]):
 
     def stop(self, _future: object = None) -> None:
         """Unsubscribe, and break the reference cycles through subscription and future."""
-        if self.subscription is not None:
-            self.subscription.cancel()
-            self.subscription = None
+        subscription, self.subscription = self.subscription, None
+        if subscription is not None:
+            subscription.cancel()
             del self.future
 
     def _resolve(self, event: E) -> None:
@@ -48,7 +48,7 @@ class EventWaiter(Generic[E]):
                 return
         except StopIteration as exc:  # which no future accepts
             self.future.set_exception(RuntimeError(f"where raised {exc!r}"))
-        except Exception as exc:
+        except (Exception, CancelledError) as exc:
             self.future.set_exception(exc)
         else:
             self.future.set_result(event)

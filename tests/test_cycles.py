@@ -612,8 +612,9 @@ async def test_finished_outer_levels_do_not_count(errors):
     ]
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after waiting"])
 @pytest.mark.parametrize("way", ["publish", "publish_nowait"])
-async def test_task_left_behind_starts_a_chain_of_its_own(way):
+async def test_task_left_behind_starts_a_chain_of_its_own(way, waits):
     """C7: a task that outlives the publish of its handler is no longer part of that chain."""
     failures = []
     bus = EventBus(max_depth=1, on_error=failures.append)
@@ -625,6 +626,8 @@ async def test_task_left_behind_starts_a_chain_of_its_own(way):
         await bus.publish(MailSent())
 
     async def leave(event):
+        if waits:
+            await asyncio.sleep(0)
         tasks.append(asyncio.create_task(later()))
 
     def fail(event):

@@ -479,3 +479,20 @@ async def test_both_publishers_have_the_methods_of_the_protocol(bus):
                 promised, kept = getattr(Publisher, name), getattr(type(publisher), name)
                 assert inspect.signature(kept) == inspect.signature(promised)
                 assert inspect.iscoroutinefunction(kept) == inspect.iscoroutinefunction(promised)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_end_of_the_program_is_no_refusal(bus, errors, error):
+    """C9: an event whose handler ends the program was published; only those after it are lost."""
+
+    def end(event):
+        raise error
+
+    bus.subscribe(OrderPlaced, end)
+    with pytest.raises(error):
+        async with bus.deferred() as events:
+            await events.publish(OrderPlaced())
+            await events.publish(InvoiceIssued())
+    (record,) = errors
+    assert "InvoiceIssued" in record.getMessage()
+    assert "OrderPlaced" not in record.getMessage()

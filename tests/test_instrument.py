@@ -745,3 +745,18 @@ async def test_async_context_manager_fails_the_run(bus, failures, publish):
 async def test_handle_says_what_it_is(bus):
     """C10: the repr of the handle names the hook."""
     assert "async_manager" in repr(bus.instrument(async_manager))
+
+
+async def test_unhandled_event_is_no_level_with_a_hook_either(failures):
+    """C1.3, C7: what nobody handles is a no-op at any depth, observed or not."""
+    log = []
+    bus = EventBus(max_depth=1)
+
+    async def handler(event):
+        await bus.publish(InvoiceIssued())
+        log.append("handler")
+
+    bus.subscribe(OrderPlaced, handler)
+    with bus.instrument(lambda event, handler: contextlib.nullcontext()):
+        await bus.publish(OrderPlaced())
+    assert log == ["handler"]

@@ -876,7 +876,7 @@ async def test_aclose_cancelled_while_it_cancels(bus):
         closing.cancel()
         await turns()
         assert not closing.done()
-        await assert_closed(bus)
+        await assert_closed(bus, InvoiceIssued)
     finally:
         gate.set()
     with pytest.raises(asyncio.CancelledError):

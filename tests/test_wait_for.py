@@ -421,3 +421,16 @@ async def test_closed_meanwhile(errors):
         bus.publish_nowait(OrderPlaced())
     assert await future == OrderPlaced()
     assert len(errors) == 0
+
+
+async def test_cancelled_error_in_where(bus, errors):
+    """C8: a `CancelledError` in `where` is the future's too, and no failure of a handler."""
+
+    def where(event):
+        raise asyncio.CancelledError("withdrawn")
+
+    future = bus.wait_for(OrderPlaced, where)
+    await bus.publish(OrderPlaced())
+    with pytest.raises(asyncio.CancelledError):
+        await future
+    assert len(errors) == 0
