@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """An in-process event bus for asyncio: modules react to each other's events, by exact type.
 
-    bus = EventBus()
-    bus.subscribe(OrderPlaced, send_mail)
-    await bus.publish(OrderPlaced(order_id=7))
+bus = EventBus()
+bus.subscribe(OrderPlaced, send_mail)
+await bus.publish(OrderPlaced(order_id=7))
 """
 
 from ._bus import EventBus

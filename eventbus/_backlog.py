@@ -105,6 +105,10 @@ class Backlog:
         listing = ", ".join(f"{name} x{count}" for name, count in names.items())
         return f"{len(self._queue)} queued ({listing or 'none'})"
 
+    def describe_runs(self) -> str:
+        """Return the names of the handlers that have not finished."""
+        return ", ".join(sorted(run.task.get_name() for run in self._runs)) or "none"
+
     def _drain(self) -> None:
         queue = self._queue
         budget = _BATCH
@@ -289,9 +293,10 @@ def add_backlog(backlogs: dict[AbstractEventLoop, Backlog], loop: AbstractEventL
         lost = backlogs.pop(other, None)
         if lost is not None and lost.pending:
             _logger.error(
-                "a loop was closed with %d publish_nowait events unfinished, of which %s; "
+                "a loop was closed with %d publish_nowait events unfinished: %s running, %s; "
                 "await bus.aclose() before the loop ends",
                 lost.pending,
+                lost.describe_runs(),
                 lost.describe_queue(),
             )
     return backlog

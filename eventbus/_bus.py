@@ -9,13 +9,11 @@ An event's way: event -> route (by exact type) -> handlers -> outcome.
 """
 
 import asyncio
-import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from inspect import isawaitable
-from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from ._backlog import Backlog, add_backlog
@@ -47,6 +45,9 @@ E = TypeVar("E", bound=Event)
 E1 = TypeVar("E1", bound=Event)
 E2 = TypeVar("E2", bound=Event)
 R = TypeVar("R")
+
+# Memory ends before; and a small integer is compared faster than `sys.maxsize`.
+_UNLIMITED = 2**30 - 1
 
 
 class EventBus:
@@ -89,8 +90,8 @@ class EventBus:
         for name, limit in (("max_depth", max_depth), ("max_pending", max_pending)):
             if limit is not None and not limit >= 1:
                 raise ValueError(f"{name} must be at least 1, or None for no limit, got {limit!r}")
-        self._max_depth = sys.maxsize if max_depth is None else max_depth
-        self._max_pending = sys.maxsize if max_pending is None else max_pending
+        self._max_depth = _UNLIMITED if max_depth is None else max_depth
+        self._max_pending = _UNLIMITED if max_pending is None else max_pending
         self._registry = Registry(on_error, handler_timeout)
         # The registry's own, one attribute nearer to the hot path.
         self._routes = self._registry.routes
@@ -141,9 +142,7 @@ class EventBus:
             )
 
     @overload
-    def on(
-        self, event_type: type[E], /
-    ) -> Callable[[Callable[[E], R]], Callable[[E], R]]: ...
+    def on(self, event_type: type[E], /) -> Callable[[Callable[[E], R]], Callable[[E], R]]: ...
     @overload
     def on(
         self, first: type[E], second: type[E1], /
@@ -200,7 +199,9 @@ class EventBus:
             TypeError: `hook` cannot be called with two positional arguments, or is async.
         """
         if describe(hook, arguments=2).is_async:
-            raise TypeError(f"expected a function that returns a context manager, got the async {hook!r}")
+            raise TypeError(
+                f"expected a function that returns a context manager, got the async {hook!r}"
+            )
         return self._registry.add_hook(hook)
 
     # Publishing
@@ -234,9 +235,10 @@ class EventBus:
 
         # Sync handlers that have returned an awaitable, with their contexts: rare.
         unawaited: list[tuple[CompiledHandler, Context]] | None = None
-        targets = route.handlers
-        if not route.has_async:
-            for target in targets:
+        if route.has_async:
+            targets = route.handlers
+        else:
+            for target in route.handlers:
                 # `call_in_place`, written out: most events come this way, and a call costs as
                 # much as a short handler.
                 context = copy_context()
@@ -445,10 +447,5 @@ class EventBus:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exception: object) -> None:
         await self.aclose()

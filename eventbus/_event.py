@@ -43,7 +43,9 @@ def check_event(event: object) -> None:
         return
     if isinstance(event, type) and issubclass(event, Event):
         name = event.__qualname__
-        raise TypeError(f"expected an instance of an event, got the class {name}; make one: {name}()")
+        raise TypeError(
+            f"expected an instance of an event, got the class {name}; make one: {name}()"
+        )
     raise TypeError(
         f"expected an instance of a subclass of Event, got {event!r}; "
         f"derive its class: class {type(event).__qualname__}(Event)"

@@ -111,7 +111,8 @@ def _plainly_takes(callback: Callable[..., object], arguments: int) -> bool:
         return False
     code = function.__code__
     required = code.co_argcount - len(function.__defaults__ or ())
-    return required <= arguments <= code.co_argcount and code.co_kwonlyargcount == 0
+    optional_keywords = len(function.__kwdefaults__ or ())
+    return required <= arguments <= code.co_argcount and code.co_kwonlyargcount == optional_keywords
 
 
 def _check_signature(callback: Callable[..., object], name: str, arguments: int) -> None:

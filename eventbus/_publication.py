@@ -12,7 +12,7 @@ import asyncio
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
 from collections.abc import Collection, Generator, Iterable
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, ContextVar
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any
@@ -183,7 +183,7 @@ def start(
 class _NextTurn:
     """Awaited, lets the loop run whatever is ready: `asyncio.sleep(0)` at a third of its price.
 
-    The loop runs callbacks in the order in which they were scheduled, first steps of tasks included.
+    It runs callbacks in the order in which they were scheduled, first steps of tasks included.
     """
 
     def __await__(self) -> Generator[None, None, None]:

@@ -45,7 +45,9 @@ async def test_same_qualified_name_is_another_key(bus):
     assert seen == []
 
 
-@pytest.mark.parametrize("options", [{}, {"frozen": True}, {"slots": True}, {"frozen": True, "slots": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"frozen": True}, {"slots": True}, {"frozen": True, "slots": True}]
+)
 async def test_dataclasses_are_events(bus, options):
     """C1.2: plain, frozen and slotted dataclasses work as events."""
 
