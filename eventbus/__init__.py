@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""An in-process event bus for asyncio: modules react to each other's events, by exact type.
+"""An in-process event bus for asyncio: modules react to each other's events, by exact type::
 
-bus = EventBus()
-bus.subscribe(OrderPlaced, send_mail)
-await bus.publish(OrderPlaced(order_id=7))
+    bus = EventBus()
+    bus.subscribe(OrderPlaced, send_mail)
+    await bus.publish(OrderPlaced(order_id=7))
+
+Handlers are sync or async; their failures stay their own.
 """
 
 from ._bus import EventBus

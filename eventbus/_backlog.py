@@ -37,7 +37,7 @@ _BATCH = 128
 
 
 class BackgroundRun(Publication):
-    """The run of one async handler of a `publish_nowait` event; the outermost level of its chain."""
+    """The run of one async handler of a `publish_nowait` event: a chain's outermost level."""
 
     # Set while the handler is waited for:
     # - first: the first of the unfinished runs of the same event, which counts them all.

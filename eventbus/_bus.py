@@ -239,8 +239,7 @@ class EventBus:
             targets = route.handlers
         else:
             for target in route.handlers:
-                # `call_in_place`, written out: most events come this way, and a call costs as
-                # much as a short handler.
+                # `call_in_place`, written out: a call costs as much as a short handler.
                 context = copy_context()
                 try:
                     result = context.run(target.call, event)
