@@ -18,16 +18,22 @@ class OrderEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class OrderPlaced(OrderEvent):
+    """A customer has placed an order."""
+
     order_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class InvoiceIssued(Event):
+    """The invoice of an order has been issued."""
+
     order_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class MailRequested(Event):
+    """Somebody wants a mail to be sent."""
+
     text: str
 
 

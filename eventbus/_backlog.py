@@ -32,6 +32,10 @@ from ._publication import (
 
 _logger = logging.getLogger(__package__)
 
+# Backlogs with unfinished runs. A bus may be dropped while its handlers run, and a handler may wait
+# for what nothing else refers to; neither is to be garbage-collected half-way.
+_busy: "set[Backlog]" = set()
+
 # Handler runs that one drain starts before other callbacks of the loop get their turn.
 _BATCH = 128
 
@@ -73,7 +77,7 @@ class Backlog:
 
     # - pending: events accepted and not finished, those in the queue included.
     # - _scheduled: a drain is scheduled or under way; False implies that the queue is empty.
-    # - _runs: the unfinished runs; the only strong references to their tasks.
+    # - _runs: the unfinished runs, by which their tasks are referenced.
     # - _joining: those of them whose handler waits in `join`, which does not wait for them, and in
     #   how many calls of it.
     # - _idle: set when nothing is left that a `join` waits for; its waiters look again.
@@ -98,6 +102,10 @@ class Backlog:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._drain)
+
+    def is_closed(self) -> bool:
+        """Return whether the loop is closed, so that nothing here will go on."""
+        return self._loop.is_closed()
 
     def describe_queue(self) -> str:
         """Return what waits in the queue: `3 queued (OrderPlaced x2, InvoiceIssued x1)`."""
@@ -179,6 +187,8 @@ class Backlog:
                 first.unfinished += 1
                 run.first = first
                 run.task = task
+                if not self._runs:
+                    _busy.add(self)
                 self._runs.add(run)
                 if eager:
                     run.counted_by_handlers = True
@@ -205,6 +215,8 @@ class Backlog:
         """Wait for a run no longer, and let go of its task, whose context refers to the run."""
         run.depth = 0
         self._runs.discard(run)
+        if not self._runs:
+            _busy.discard(self)
         self._joining.pop(run, None)
         first = run.first
         first.unfinished -= 1
@@ -286,6 +298,9 @@ class Backlog:
 
 def add_backlog(backlogs: dict[AbstractEventLoop, Backlog], loop: AbstractEventLoop) -> Backlog:
     """Add and return a backlog for `loop`, the running one; forget those of closed loops."""
+    for busy in list(_busy):
+        if busy.is_closed():
+            _busy.discard(busy)
     backlog = backlogs[loop] = Backlog(loop)
     for other in list(backlogs):
         if not other.is_closed():

@@ -7,6 +7,7 @@ All of it is found out once, at subscription. `Handler` is the description that 
 
 import asyncio
 import functools
+import importlib
 import inspect
 import sys
 import types
@@ -18,11 +19,12 @@ from typing import Any
 from ._event import Event
 
 if sys.version_info >= (3, 14):
-    import annotationlib
-
-    # Annotations are of no interest here, and evaluating them can fail.
+    # Annotations are of no interest here, and evaluating them can fail. (Imported by name, since
+    # the checkers of older interpreters do not know the module.)
     _signature = functools.partial(
-        inspect.signature, follow_wrapped=False, annotation_format=annotationlib.Format.STRING
+        inspect.signature,
+        follow_wrapped=False,
+        annotation_format=importlib.import_module("annotationlib").Format.STRING,
     )
 else:
     _signature = functools.partial(inspect.signature, follow_wrapped=False)

@@ -912,3 +912,29 @@ async def test_other_base_exceptions_go_to_the_loop(bus, errors, kind):
     gc.collect()
     assert [type(context["exception"]) for context in contexts] == [Fatal]
     assert len(errors) == 0
+
+
+async def test_running_handler_outlives_its_bus():
+    """C5.3: a handler whose bus is dropped, waiting for what nobody else holds, is not collected."""
+    log, futures = [], []
+
+    async def handler(event):
+        future = asyncio.get_running_loop().create_future()
+        futures.append(weakref.ref(future))
+        await future
+        log.append("finished")
+
+    bus = EventBus()
+    bus.subscribe(OrderPlaced, handler)
+    bus.publish_nowait(OrderPlaced())
+    while not futures:
+        await asyncio.sleep(0)
+    del bus
+    gc.collect()
+    assert futures[0]() is not None
+    futures[0]().set_result(None)
+    await asyncio.sleep(0)
+    assert log == ["finished"]
+    await asyncio.sleep(0)
+    gc.collect()
+    assert futures[0]() is None
