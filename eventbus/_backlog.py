@@ -12,7 +12,7 @@ import asyncio
 import logging
 from asyncio import AbstractEventLoop, CancelledError, Task
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
@@ -251,7 +251,7 @@ class Backlog:
                 await self._cancel_runs(own)
 
     async def _cancel_runs(self, own: BackgroundRun | None) -> None:
-        tasks = []
+        tasks: list[Task[None]] = []
         for run in self._runs:
             if run is not own:
                 run.stop = CancelledError()
@@ -270,7 +270,7 @@ class Backlog:
             await asyncio.wait(tasks)
 
     @contextmanager
-    def _standing_aside(self) -> Iterator[BackgroundRun | None]:
+    def _standing_aside(self) -> Generator[BackgroundRun | None, None, None]:
         """Let others not wait for the run that the calling code belongs to, if any; yield it."""
         own = self._calling_run()
         if own is None:

@@ -39,7 +39,8 @@ def check_event_type(event_type: object) -> None:
 
 def check_event(event: object) -> None:
     """Raise `TypeError`, naming the remedy, unless `event` is an instance of an event class."""
-    if issubclass(type(event), Event):  # isinstance would believe a mock's `__class__`
+    event_type: type[object] = type(event)
+    if issubclass(event_type, Event):  # isinstance would believe a mock's `__class__`
         return
     if isinstance(event, type) and issubclass(event, Event):
         name = event.__qualname__
@@ -48,5 +49,5 @@ def check_event(event: object) -> None:
         )
     raise TypeError(
         f"expected an instance of a subclass of Event, got {event!r}; "
-        f"derive its class: class {type(event).__qualname__}(Event)"
+        f"derive its class: class {event_type.__qualname__}(Event)"
     )

@@ -47,7 +47,7 @@ class Handler:
     @property
     def location(self) -> str | None:
         """Where it is defined, as `file:line`; None for what was not written in Python."""
-        target = _without_partials(self.callback)
+        target: object = _without_partials(self.callback)
         candidates: tuple[Any, ...] = (target, getattr(type(target), "__call__", None))
         for candidate in candidates:
             try:
@@ -73,7 +73,7 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
         raise TypeError(
             f"expected a callable, got {callback!r}; pass the function itself, without calling it"
         )
-    target = _without_partials(callback)
+    target: object = _without_partials(callback)
     name = _name_of(target)
     kinds: list[object] = [target]
     if type(target) not in (types.FunctionType, types.MethodType):
@@ -105,8 +105,8 @@ def identity(callback: Callable[..., object]) -> Hashable:
 
 def _plainly_takes(callback: Callable[..., object], arguments: int) -> bool:
     """Return True for a plain function with fitting parameters: most are, and `inspect` is slow."""
-    function = callback
-    if type(callback) is types.MethodType:
+    function: Any = callback
+    if isinstance(callback, types.MethodType):
         function = callback.__func__
         arguments += 1
     if type(function) is not types.FunctionType or "__signature__" in function.__dict__:
@@ -143,8 +143,8 @@ def _without_partials(callback: Any) -> Any:
     return callback
 
 
-def _name_of(target: Any) -> str:
-    named = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
+def _name_of(target: object) -> str:
+    named: Any = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
     module = getattr(named, "__module__", None)
     return f"{module}.{named.__qualname__}" if isinstance(module, str) else str(named.__qualname__)
 

@@ -63,13 +63,10 @@ class Subscription(_Handle):
         handler: The description of the handler; `handler.callback` is what was subscribed.
     """
 
-    __slots__ = ("_key", "_registry", "event_type", "handler")
+    __slots__ = ("_registry", "event_type", "handler")
 
-    def __init__(
-        self, registry: "Registry", event_type: type[Event], handler: Handler, key: Hashable
-    ) -> None:
+    def __init__(self, registry: "Registry", event_type: type[Event], handler: Handler) -> None:
         self._registry = registry
-        self._key = key
         self.event_type = event_type
         self.handler = handler
 
@@ -134,7 +131,7 @@ class Registry:
     def add(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
         """Subscribe a callback; return the subscription that it has already, if it has one."""
         key = identity(callback)
-        subscription = Subscription(self, event_type, describe(callback), key)
+        subscription = Subscription(self, event_type, describe(callback))
         with self._lock:
             while True:
                 subscriptions = self._subscriptions.setdefault(event_type, {})
@@ -155,7 +152,7 @@ class Registry:
 
     def remove(self, subscription: Subscription) -> bool:
         """Remove a subscription; return whether it was there."""
-        event_type, key = subscription.event_type, subscription._key
+        event_type, key = subscription.event_type, identity(subscription.handler.callback)
         with self._lock:
             subscriptions = self._subscriptions.get(event_type, {})
             if subscriptions.get(key) is not subscription:
