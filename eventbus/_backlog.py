@@ -157,9 +157,8 @@ class Backlog:
     ) -> None:
         """Start the handlers of one event, each in a copy of its publisher's context.
 
-        The last one runs in `published_in` itself, a copy that nobody else uses.
-
-        Adds to `scheduled` those that the loop has yet to start.
+        The last one runs in `published_in` itself, a copy that nobody else uses. Adds to
+        `scheduled` those that the loop has yet to start.
         """
         # Between handlers that start through the loop, a sync one must too, to keep its turn.
         in_place = eager or not route.has_async

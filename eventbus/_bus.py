@@ -24,7 +24,6 @@ from ._handler import CompiledHandler, Handler, Hook, describe
 from ._publication import (
     EAGER,
     EAGER_LEVELS,
-    NEXT_TURN,
     EagerTask,
     Publication,
     call_in_place,
@@ -257,7 +256,7 @@ class EventBus:
         if parent is not None:
             depth = parent.depth + 1
             if targets and depth % EAGER_LEVELS == 0:
-                await NEXT_TURN
+                await asyncio.sleep(0)
         loop = get_running_loop()
         factory = loop.get_task_factory()
         eager = EAGER and factory is None
@@ -307,7 +306,8 @@ class EventBus:
             finally:
                 reset_current(token)
             if running is not None and not eager:
-                await NEXT_TURN
+                # The loop takes first steps in the order in which they were scheduled.
+                await asyncio.sleep(0)
                 drop_finished(running, event, publication)
             if running and publication.stop is None:
                 await publication.handlers_finished(loop, running, wrapped=factory is not None)

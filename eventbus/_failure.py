@@ -74,8 +74,7 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
     The payload stays out of the message: it may be private, or large.
     """
     if _logger.isEnabledFor(logging.ERROR):
-        # Made by hand, the record bears the place where the exception was raised, not this one,
-        # and costs half as much.
+        # Made by hand, the record bears the place where the exception was raised, not this one.
         file, line, function = "(unknown file)", 0, None
         traceback = exception.__traceback__
         while traceback is not None:

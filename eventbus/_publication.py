@@ -11,7 +11,7 @@
 import asyncio
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Collection, Iterable
 from contextvars import Context, ContextVar
 from inspect import isawaitable
 from types import CoroutineType
@@ -123,7 +123,7 @@ async def run_handler(target: CompiledHandler, event: Event, publication: Public
     """Run one handler to its end, as the body of its task; what it raises ends here."""
     try:
         result = target.call(event)
-        # The first test is the likely one and spares the slow, exact second one.
+        # The first test is the likely one, and spares the slow, exact second one.
         if type(result) is CoroutineType or (result is not None and isawaitable(result)):
             await result
     except Exception as exc:
@@ -178,19 +178,6 @@ def start(
         )
         return task
     return loop.create_task(coroutine, name=target.name, context=context)
-
-
-class _NextTurn:
-    """Awaited, lets the loop run whatever is ready: `asyncio.sleep(0)` at a third of its price.
-
-    It runs callbacks in the order in which they were scheduled, first steps of tasks included.
-    """
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
-NEXT_TURN = _NextTurn()
 
 
 def drop_finished(
