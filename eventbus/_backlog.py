@@ -16,18 +16,21 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
+from inspect import isawaitable
+from types import CoroutineType
 
 from ._event import Event
+from ._failure import report
 from ._handler import CompiledHandler, Route
 from ._publication import (
     EAGER,
-    Publication,
+    EagerTask,
+    Level,
     call_in_place,
     cancel_and_wait,
     get_current,
-    report_if_never_started,
+    report_never_started,
     set_current,
-    start,
 )
 
 _logger = logging.getLogger(__package__)
@@ -40,32 +43,43 @@ _busy: "set[Backlog]" = set()
 _BATCH = 128
 
 
-class BackgroundRun(Publication):
+class BackgroundRun(Level):
     """The run of one async handler of a `publish_nowait` event: a chain's outermost level."""
 
-    # Set while the handler is waited for:
+    # - awaited: whether the backlog waits for it, since it did not finish at once.
+    # - cancelled: whether the bus has cancelled it, which is no failure.
+    # Set while it is waited for:
     # - first: the first of the unfinished runs of the same event, which counts them all.
+    __slots__ = ("awaited", "backlog", "cancelled", "first", "task", "unfinished")
+
+    awaited: bool
+    backlog: "Backlog"
+    cancelled: bool
     first: "BackgroundRun"
-    unfinished: int
     task: Task[None]
+    unfinished: int
 
-    def __init__(self, event_type: type[Event], backlog: "Backlog") -> None:
-        # Not by way of the base class, which would cost as much again.
-        self.event_type = event_type
-        self.parent = None
-        self.depth = 1
-        self.waiter = None
-        self.stop = None
-        self.counted_by_handlers = False
-        self.backlog = backlog
 
-    def handler_finished(self, _task: object = None) -> None:
-        """Have the backlog wait for this run no longer."""
-        self.backlog.finish(self)
+async def run_in_background(target: CompiledHandler, event: Event, run: BackgroundRun) -> None:
+    """Run one handler to its end, as the body of its task, like `run_handler` for `publish`.
 
-    def end(self, exception: BaseException) -> None:
-        """Raise what ends the program, since nobody waits who could."""
-        raise exception
+    `KeyboardInterrupt` and its like go through, to whoever runs the loop: nobody else waits.
+    """
+    set_current(run)  # in the task's own context
+    try:
+        result = target.call(event)
+        if type(result) is CoroutineType or (result is not None and isawaitable(result)):
+            await result
+    except Exception as exc:
+        report(target, event, exc, (run.event_type,))
+    except CancelledError as exc:
+        if run.cancelled:
+            raise
+        report(target, event, exc, (run.event_type,))
+    finally:
+        run.depth = 0
+        if run.awaited:
+            run.backlog.finish(run)
 
 
 # A run that the loop has yet to start, with what is to be reported if it never does.
@@ -139,7 +153,7 @@ class Backlog:
                     )
             elif scheduled:
                 for run, *_ in scheduled:
-                    run.counted_by_handlers = True
+                    run.awaited = True
                 self._loop.call_soon(self._first_steps_taken, scheduled)
             if queue:
                 self._loop.call_soon(self._drain)
@@ -173,10 +187,24 @@ class Backlog:
                         continue
                     route.learn(target)
                     target = rest
-                run = BackgroundRun(type(event), self)
-                task = start(self._loop, eager, target, event, run, context)
+                run = BackgroundRun()
+                run.event_type = type(event)
+                run.parent = None
+                run.depth = 1
+                run.backlog = self
+                run.awaited = run.cancelled = False
+                coroutine = run_in_background(target, event, run)
+                if eager:
+                    task = EagerTask(
+                        coroutine,
+                        loop=self._loop,
+                        name=target.name,
+                        context=context,
+                        eager_start=True,
+                    )
+                else:
+                    task = self._loop.create_task(coroutine, name=target.name, context=context)
                 if task.done():
-                    run.depth = 0
                     if self._joining:
                         self._joining.pop(run, None)
                     continue
@@ -190,7 +218,7 @@ class Backlog:
                     _busy.add(self)
                 self._runs.add(run)
                 if eager:
-                    run.counted_by_handlers = True
+                    run.awaited = True
                 else:
                     scheduled.append((run, target, event, context))
         finally:
@@ -206,7 +234,8 @@ class Backlog:
         self, run: BackgroundRun, target: CompiledHandler, event: Event, task: Task[None]
     ) -> None:
         try:
-            report_if_never_started(task, target, event, run)
+            if task.cancelled() and not run.cancelled:
+                report_never_started(target, event, (run.event_type,))
         finally:
             self.finish(run)
 
@@ -221,7 +250,6 @@ class Backlog:
         first.unfinished -= 1
         if first.unfinished == 0:
             self.pending -= 1
-        run.stop = None
         del run.task, run.first
         self._wake_joiners()
 
@@ -253,7 +281,7 @@ class Backlog:
         tasks: list[Task[None]] = []
         for run in self._runs:
             if run is not own:
-                run.stop = CancelledError()
+                run.cancelled = True
                 tasks.append(run.task)
         if not tasks:
             return
@@ -287,11 +315,11 @@ class Backlog:
 
     def _calling_run(self) -> BackgroundRun | None:
         """Return the unfinished run, of this backlog, that the calling code belongs to."""
-        publication = get_current()
-        while publication is not None and publication.parent is not None:
-            publication = publication.parent
-        if isinstance(publication, BackgroundRun) and publication.backlog is self:
-            return publication if publication.depth else None
+        level = get_current()
+        while level is not None and level.parent is not None:
+            level = level.parent
+        if isinstance(level, BackgroundRun) and level.backlog is self and level.depth:
+            return level
         return None
 
 

@@ -260,7 +260,12 @@ class EventBus:
         loop = get_running_loop()
         factory = loop.get_task_factory()
         eager = EAGER and factory is None
-        publication = Publication(type(event), parent, depth)
+        publication = Publication()
+        publication.event_type = type(event)
+        publication.parent = parent
+        publication.depth = depth
+        publication.waiter = publication.stop = None
+        publication.running = 0
         running: dict[Task[None], CompiledHandler] | None = None  # made when a handler waits
         try:
             token = set_current(publication)

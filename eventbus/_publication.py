@@ -31,26 +31,31 @@ EagerTask: Any = Task
 EAGER_LEVELS = 8
 
 
-class Publication:
-    """An awaited publish under way."""
+class Level:
+    """One level of a chain: an awaited publish under way, or a handler of `publish_nowait`'s."""
 
     # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
     #   outer levels that have finished meanwhile; `check_depth` does not.
-    # - waiter: what the publisher waits on, from when it waits; `running` handlers are left then,
-    #   which count themselves down if `counted_by_handlers`.
+    # Whoever makes a level sets its attributes: `__init__` would cost more than they do.
+    __slots__ = ("depth", "event_type", "parent")
+
+    event_type: type[Event]
+    parent: "Level | None"
+    depth: int
+
+
+class Publication(Level):
+    """An awaited publish under way."""
+
+    # - waiter: what the publisher waits on, from when it waits.
+    # - running: how many handlers are left then, if they count themselves down; 0 otherwise.
     # - stop: why the handlers are cancelled: the publisher's own cancellation, or an exception
     #   that ends the program. None as long as they are not.
-    # Without `__slots__`, since CPython 3.13 makes instances of plain classes faster.
+    __slots__ = ("running", "stop", "waiter")
 
+    waiter: Future[None] | None
     running: int
-
-    def __init__(self, event_type: type[Event], parent: "Publication | None", depth: int) -> None:
-        self.event_type = event_type
-        self.parent = parent
-        self.depth = depth
-        self.waiter: Future[None] | None = None
-        self.stop: BaseException | None = None
-        self.counted_by_handlers = False
+    stop: BaseException | None
 
     @property
     def stopped(self) -> bool:
@@ -66,16 +71,22 @@ class Publication:
             wrapped: Whether a task factory may have wrapped the handlers, so that a task can end
                 later than `run_handler` in it.
         """
-        self.running = len(tasks)
         self.waiter = loop.create_future()
-        if wrapped:
-            for task in tasks:
-                task.add_done_callback(self.handler_finished)
-        else:
-            self.counted_by_handlers = True  # much faster than a callback for every task
+        if not wrapped:
+            self.running = len(tasks)  # much faster than a callback for every task
+            return self.waiter
+        unfinished = set(tasks)
+
+        def finished(task: Task[None]) -> None:
+            unfinished.discard(task)
+            if not unfinished:
+                self._wake()
+
+        for task in tasks:
+            task.add_done_callback(finished)
         return self.waiter
 
-    def handler_finished(self, _task: object = None) -> None:
+    def handler_finished(self) -> None:
         """Count a handler that was waited for as finished."""
         self.running -= 1
         if self.running == 0:
@@ -96,23 +107,23 @@ class Publication:
                 pass
 
 
-_current: ContextVar[Publication | None] = ContextVar("current", default=None)
+_current: ContextVar[Level | None] = ContextVar("current", default=None)
 # Bound once: a method of an imported name would be looked up, and bound, at every call.
 get_current = _current.get
 set_current = _current.set
 reset_current = _current.reset
 
 
-def chain_to(publication: Publication | None, *event_types: type[Event]) -> Chain:
-    """Return the chain down to `publication`, outermost first, and `event_types` below it."""
+def chain_to(level: Level | None, *event_types: type[Event]) -> Chain:
+    """Return the chain down to `level`, outermost first, and `event_types` below it."""
     chain: list[type[Event]] = []
-    while publication is not None and publication.depth:
-        chain.append(publication.event_type)
-        publication = publication.parent
+    while level is not None and level.depth:
+        chain.append(level.event_type)
+        level = level.parent
     return (*reversed(chain), *event_types)
 
 
-def check_depth(parent: Publication, event_type: type[Event], max_depth: int) -> None:
+def check_depth(parent: Level, event_type: type[Event], max_depth: int) -> None:
     """Raise `EventCycleError` if the unfinished levels down to `parent` use up `max_depth`."""
     chain = chain_to(parent)
     if len(chain) >= max_depth:
@@ -135,12 +146,12 @@ async def run_handler(target: CompiledHandler, event: Event, publication: Public
     except BaseException as exc:
         publication.end(exc)
     finally:
-        if publication.counted_by_handlers:
+        if publication.running:
             publication.handler_finished()
 
 
 def call_in_place(
-    target: CompiledHandler, event: Event, parent: Publication | None, context: Context
+    target: CompiledHandler, event: Event, parent: Level | None, context: Context
 ) -> CompiledHandler | None:
     """Call a sync handler in a context of its own.
 
@@ -185,16 +196,14 @@ def drop_finished(
 ) -> None:
     """Keep in `running`, all of whose tasks have had their first step, who still runs."""
     for task in [task for task in running if task.done()]:
-        report_if_never_started(task, running.pop(task), event, publication)
+        target = running.pop(task)
+        if task.cancelled() and publication.stop is None:
+            report_never_started(target, event, chain_to(publication))
 
 
-def report_if_never_started(
-    task: Task[None], target: CompiledHandler, event: Event, publication: Publication
-) -> None:
-    """Report a finished task that was cancelled before `run_handler` could see it."""
-    if task.cancelled() and publication.stop is None:
-        error = CancelledError("cancelled before its first step")
-        report(target, event, error, chain_to(publication))
+def report_never_started(target: CompiledHandler, event: Event, chain: Chain) -> None:
+    """Report a handler whose task was cancelled before the handler could see it."""
+    report(target, event, CancelledError("cancelled before its first step"), chain)
 
 
 async def cancel_and_wait(tasks: Iterable[Task[None]]) -> bool:
