@@ -26,7 +26,6 @@ from ._publication import (
     EAGER,
     EagerTask,
     Level,
-    call_in_place,
     cancel_and_wait,
     get_current,
     report_never_started,
@@ -141,15 +140,36 @@ class Backlog:
             while queue and budget > 0:
                 if scheduled and not queue[0][1].has_async:
                     break  # its handlers would overtake those that the loop has yet to start
-                event, route, context = queue.popleft()
+                event, route, published_in = queue.popleft()
                 budget -= len(route.handlers)
-                self._start(event, route, context, eager, scheduled)
+                # Between handlers that start through the loop, a sync one must too.
+                in_place = eager or not route.has_async
+                first: BackgroundRun | None = None
+                last = route.handlers[-1]
+                try:
+                    for target in route.handlers:
+                        # The last one may have the publisher's copy, which nobody else uses.
+                        context = published_in if target is last else published_in.copy()
+                        if in_place and not target.is_async:
+                            try:  # `call_in_place`, written out as in `publish`
+                                result = context.run(target.call, event)
+                                if result is None or not isawaitable(result):
+                                    continue
+                            except (Exception, CancelledError) as exc:
+                                context.run(report, target, event, exc, (type(event),))
+                                continue
+                            route.learn(target)
+                            target = target.continuation(result)
+                        first = self._start(target, event, context, first, eager, scheduled)
+                finally:
+                    if first is None:
+                        self.pending -= 1
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
             if factory is not None:
                 # It may have wrapped the handlers, and their tasks end later.
-                for run, target, late_event, context in scheduled:
+                for run, target, event, context in scheduled:
                     run.task.add_done_callback(
-                        partial(self._task_done, run, target, late_event), context=context
+                        partial(self._task_done, run, target, event), context=context
                     )
             elif scheduled:
                 for run, *_ in scheduled:
@@ -163,67 +183,54 @@ class Backlog:
 
     def _start(
         self,
+        target: CompiledHandler,
         event: Event,
-        route: Route,
-        published_in: Context,
+        context: Context,
+        first: BackgroundRun | None,
         eager: bool,
         scheduled: list[Scheduled],
-    ) -> None:
-        """Start the handlers of one event, each in a copy of its publisher's context.
+    ) -> BackgroundRun | None:
+        """Start an async handler in a context of its own, and wait for it if it does.
 
-        The last one runs in `published_in` itself, a copy that nobody else uses. Adds to
-        `scheduled` those that the loop has yet to start.
+        Adds it to `scheduled` if the loop has yet to start it.
+
+        Args:
+            first: The first of the event's runs that are waited for, if there is one already.
+
+        Returns:
+            The same after this start.
         """
-        # Between handlers that start through the loop, a sync one must too, to keep its turn.
-        in_place = eager or not route.has_async
-        first: BackgroundRun | None = None
-        try:
-            last = route.handlers[-1]
-            for target in route.handlers:
-                context = published_in if target is last else published_in.copy()
-                if in_place and not target.is_async:
-                    rest = call_in_place(target, event, None, context)
-                    if rest is None:
-                        continue
-                    route.learn(target)
-                    target = rest
-                run = BackgroundRun()
-                run.event_type = type(event)
-                run.parent = None
-                run.depth = 1
-                run.backlog = self
-                run.awaited = run.cancelled = False
-                coroutine = run_in_background(target, event, run)
-                if eager:
-                    task = EagerTask(
-                        coroutine,
-                        loop=self._loop,
-                        name=target.name,
-                        context=context,
-                        eager_start=True,
-                    )
-                else:
-                    task = self._loop.create_task(coroutine, name=target.name, context=context)
-                if task.done():
-                    if self._joining:
-                        self._joining.pop(run, None)
-                    continue
-                if first is None:
-                    first = run
-                    first.unfinished = 0
-                first.unfinished += 1
-                run.first = first
-                run.task = task
-                if not self._runs:
-                    _busy.add(self)
-                self._runs.add(run)
-                if eager:
-                    run.awaited = True
-                else:
-                    scheduled.append((run, target, event, context))
-        finally:
-            if first is None:
-                self.pending -= 1
+        run = BackgroundRun()
+        run.event_type = type(event)
+        run.parent = None
+        run.depth = 1
+        run.backlog = self
+        run.awaited = run.cancelled = False
+        coroutine = run_in_background(target, event, run)
+        if eager:
+            task = EagerTask(
+                coroutine, loop=self._loop, name=target.name, context=context, eager_start=True
+            )
+        else:
+            task = self._loop.create_task(coroutine, name=target.name, context=context)
+        if task.done():
+            if self._joining:
+                self._joining.pop(run, None)
+            return first
+        if first is None:
+            first = run
+            first.unfinished = 0
+        first.unfinished += 1
+        run.first = first
+        run.task = task
+        if not self._runs:
+            _busy.add(self)
+        self._runs.add(run)
+        if eager:
+            run.awaited = True
+        else:
+            scheduled.append((run, target, event, context))
+        return first
 
     def _first_steps_taken(self, scheduled: list[Scheduled]) -> None:
         for run, target, event, context in scheduled:
