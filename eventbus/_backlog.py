@@ -110,11 +110,11 @@ class Backlog:
         context = copy_context()
         if get_current() is not None:
             context.run(set_current, None)  # nobody awaits this event: its chain starts here
+        if not self._scheduled:
+            self._loop.call_soon(self._drain)  # which may fail: nothing is accepted then
+            self._scheduled = True
         self._queue.append((event, route, context))
         self.pending += 1
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._drain)
 
     def is_closed(self) -> bool:
         """Return whether the loop is closed, so that nothing here will go on."""
