@@ -163,11 +163,11 @@ class CompiledHandler:
         call: Callable[[Any], object],
         on_error: Callable[[Any], object] | None,
     ) -> None:
-        self.handler = handler
-        self.call = call
-        self.on_error = on_error
-        self.name = handler.name
-        self.is_async = handler.is_async
+        self.handler: Handler = handler
+        self.call: Callable[[Any], object] = call
+        self.on_error: Callable[[Any], object] | None = on_error
+        self.name: str = handler.name
+        self.is_async: bool = handler.is_async
 
     def continuation(self, awaitable: Awaitable[object]) -> "CompiledHandler":
         """Return what is left to do of a call that has returned `awaitable`."""
@@ -180,8 +180,8 @@ class Route:
     __slots__ = ("handlers", "has_async")
 
     def __init__(self, handlers: tuple[CompiledHandler, ...]) -> None:
-        self.handlers = handlers
-        self.has_async = any(target.is_async for target in handlers)
+        self.handlers: tuple[CompiledHandler, ...] = handlers
+        self.has_async: bool = any(target.is_async for target in handlers)
 
     def learn(self, target: CompiledHandler) -> None:
         """Treat a handler that has returned an awaitable as async from the next event on."""

@@ -67,8 +67,8 @@ class Subscription(_Handle):
 
     def __init__(self, registry: "Registry", event_type: type[Event], handler: Handler) -> None:
         self._registry = registry
-        self.event_type = event_type
-        self.handler = handler
+        self.event_type: type[Event] = event_type
+        self.handler: Handler = handler
 
     def cancel(self) -> None:
         """Unsubscribe the handler, from the next publish on; do nothing if that was done before.
@@ -88,8 +88,9 @@ class Instrumentation(_Handle):
 
     def __init__(self, registry: "Registry", hook: Hook, if_unhandled: CompiledHandler) -> None:
         self._registry = registry
-        self.hook = hook
-        self.if_unhandled = if_unhandled  # the hook as a handler, for events that have no other
+        self.hook: Hook = hook
+        # The hook as a handler, for events that have no other.
+        self.if_unhandled: CompiledHandler = if_unhandled
 
     def cancel(self) -> None:
         """Remove the hook, from the next publish on; do nothing if that was done before."""
@@ -126,7 +127,7 @@ class Registry:
         self._warned: weakref.WeakSet[type[Event]] = weakref.WeakSet()
         self.routes: dict[type[Event], Route] = {}
         self.unhandled: dict[int, weakref.ref[type[Event]]] = {}
-        self.closed = False
+        self.closed: bool = False
 
     def add(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
         """Subscribe a callback; return the subscription that it has already, if it has one."""
