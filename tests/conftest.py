@@ -14,7 +14,8 @@ def pytest_pyfunc_call(pyfuncitem):
     """Run a coroutine function as a test, on a loop of its own."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
     with asyncio.Runner(debug=True) as runner:
         runner.run(pyfuncitem.obj(**arguments))
     return True

@@ -954,8 +954,7 @@ def test_interrupted_program_logs_no_failure(bus, errors, factory):
 
     async def main():
         use(factory)
-        for _ in range(10):
-            tasks.append(asyncio.create_task(bus.publish(OrderPlaced())))
+        tasks.extend(asyncio.create_task(bus.publish(OrderPlaced())) for _ in range(10))
         for _ in range(20):
             await started.acquire()
         raise KeyboardInterrupt
@@ -1072,7 +1071,7 @@ def test_loop_closed_under_a_publish(bus, errors, factory, levels):
     loop = asyncio.new_event_loop()
     loop.run_until_complete(main())
     for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # asyncio would complain of the tasks themselves
+        task._log_destroy_pending = False  # noqa: SLF001 - asyncio would complain of the tasks
     loop.close()
     del loop, task
     publishers.clear()

@@ -128,7 +128,7 @@ async def test_entered_before_and_left_after(bus, failures, kind, publish):
 
 @every_kind
 @every_way
-@pytest.mark.parametrize("before, after", [(fail, nothing), (nothing, fail)])
+@pytest.mark.parametrize(("before", "after"), [(fail, nothing), (nothing, fail)])
 async def test_left_with_the_exception(bus, failures, errors, kind, publish, before, after):
     """C10: it is left with the handler's exception, which is a failure still, once."""
     log = []
@@ -627,7 +627,7 @@ async def test_hook_that_raises_for_nobody(bus, failures, errors, publish, momen
 
 @every_kind
 @every_way
-@pytest.mark.parametrize("before, after", [(fail, nothing), (nothing, fail)])
+@pytest.mark.parametrize(("before", "after"), [(fail, nothing), (nothing, fail)])
 async def test_hook_that_swallows(bus, failures, errors, kind, publish, before, after):
     """C10: a context manager that swallows the exception makes it no failure."""
     log = []
@@ -718,7 +718,7 @@ BAD_HOOKS = {
 }
 
 
-@pytest.mark.parametrize("wrong, message", BAD_HOOKS.values(), ids=BAD_HOOKS)
+@pytest.mark.parametrize(("wrong", "message"), BAD_HOOKS.values(), ids=BAD_HOOKS)
 async def test_what_is_no_hook_is_refused(bus, failures, wrong, message):
     """C10: a `TypeError` at once, with the remedy; nothing is installed."""
     seen = []

@@ -717,9 +717,9 @@ async def test_class_instead_of_an_instance_is_refused(bus, subscribed):
     seen = []
     if subscribed:
         bus.subscribe(OrderPlaced, seen.append)
-    with pytest.raises(TypeError, match="instance.*OrderPlaced"):
+    with pytest.raises(TypeError, match=r"instance.*OrderPlaced"):
         await bus.publish(OrderPlaced)
-    with pytest.raises(TypeError, match="instance.*OrderPlaced"):
+    with pytest.raises(TypeError, match=r"instance.*OrderPlaced"):
         bus.publish_nowait(OrderPlaced)
     assert bus.pending == 0
     assert seen == []
@@ -1092,9 +1092,9 @@ def test_uvloop(errors, factory):
         async with asyncio.timeout(0.01):
             await bus.publish(InvoiceIssued())
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=True) as runner:
-        with pytest.raises(TimeoutError):
-            runner.run(main())
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=True)
+    with runner, pytest.raises(TimeoutError):
+        runner.run(main())
     assert [task.get_name() for task in tasks] == [bus.handlers(OrderPlaced)[9].name]
     assert [type(failure.exception) for failure in failures] == [Failure, Failure]
     assert len(errors) == 2

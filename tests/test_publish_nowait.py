@@ -915,7 +915,7 @@ async def test_other_base_exceptions_go_to_the_loop(bus, errors, kind):
 
 
 async def test_running_handler_outlives_its_bus():
-    """C5.3: a handler whose bus is dropped, waiting for what nobody else holds, is not collected."""
+    """C5.3: a handler that waits for what nobody else holds outlives its bus, uncollected."""
     log, futures = [], []
 
     async def handler(event):
