@@ -40,7 +40,7 @@ typing: $(typing)/ready ## mypy and pyright, strict: the package, right uses and
 	$(typing)/bin/mypy --python-version 3.13
 	$(typing)/bin/pyright
 	$(typing)/bin/python -m pip install --quiet --force-reinstall --no-deps .
-	$(typing)/bin/pyright --pythonpath $(typing)/bin/python --verifytypes eventbus --ignoreexternal
+	PATH="$(CURDIR)/$(typing)/bin:$$PATH" pyright --verifytypes eventbus --ignoreexternal
 
 cover: ## every branch of the package is tested, on the oldest and the newest interpreter together
 	rm -f .coverage*
