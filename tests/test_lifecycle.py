@@ -246,6 +246,28 @@ async def test_one_of_two_joins_of_a_handler_is_cancelled(bus, gated):
     assert joined == [1]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from 3.12 on")
+async def test_a_handler_leaves_a_join_behind(bus, gated):
+    """C6.1: a join that outlives its handler goes on waiting for the others."""
+    left_behind = []
+
+    async def leave_a_join(event):
+        loop = asyncio.get_running_loop()
+        left_behind.append(asyncio.Task(join(bus), loop=loop, eager_start=True))
+
+    bus.subscribe(InvoiceIssued, leave_a_join)
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    bus.publish_nowait(InvoiceIssued())
+    await turns()
+    (joining,) = left_behind
+    assert not joining.done()
+    gated.gate.set()
+    await join(bus)
+    await joining
+    assert gated.finished == 1
+
+
 async def test_join_in_a_nested_publish(bus, gated):
     """C6.1: in an awaited publish inside a background handler, join does not wait for that one."""
     joined = []

@@ -1015,6 +1015,25 @@ def test_subscribe_in_the_middle_of_a_change(bus, operation, nth, event_type):
     assert (late in callbacks(bus, Watched)) == bool(started)
 
 
+def test_cancel_between_two_steps_of_subscribe(bus):
+    """C2.6: nor is the handler whose type a finalizer frees just when it is being added."""
+    seen = []
+    gone = bus.subscribe(OrderPlaced, plain)
+
+    class Overtaken(dict):
+        def setdefault(self, key, default):
+            found = super().setdefault(key, default)
+            gone.cancel()  # as garbage collection can, at this point, on a bad day
+            return found
+
+    registry = bus._registry  # noqa: SLF001 - no other way leads to this point
+    registry._subscriptions = Overtaken(registry._subscriptions)  # noqa: SLF001
+    bus.subscribe(OrderPlaced, seen.append)
+    asyncio.run(bus.publish(OrderPlaced()))
+    assert len(seen) == 1
+    assert callbacks(bus, OrderPlaced) == [seen.append]
+
+
 # Handler
 
 
@@ -1069,6 +1088,16 @@ def test_handler_has_name_and_place(bus, callback, name, place):
     elif place is not ...:  # somewhere, or not: no promise
         code = place.__code__
         assert handler.location == f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def test_handler_that_wraps_itself_has_no_place(bus):
+    """C2.1: no place is found where `__wrapped__` goes round in a circle; nothing else is wrong."""
+
+    def circular(event):
+        pass
+
+    circular.__wrapped__ = circular
+    assert bus.subscribe(OrderPlaced, circular).handler.location is None
 
 
 @pytest.mark.parametrize("attribute", ["name", "location", "is_async", "callback", "other"])
