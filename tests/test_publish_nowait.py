@@ -478,6 +478,28 @@ async def test_cancelled_before_the_first_step_is_a_failure(errors):
     assert bus.pending == 0
 
 
+async def test_cancelled_by_others_as_soon_as_its_task_is_there(errors):
+    """C4.5, C5.2: so is one that others cancel at once, before its first step on Python 3.11."""
+    failures = []
+
+    async def handle(event):
+        await asyncio.Event().wait()
+
+    def cancel_others(me):
+        for task in asyncio.all_tasks() - {me}:
+            task.cancel()
+
+    bus = EventBus(on_error=failures.append)
+    bus.subscribe(OrderPlaced, handle)
+    bus.publish_nowait(OrderPlaced())
+    asyncio.get_running_loop().call_soon(cancel_others, asyncio.current_task())
+    await join(bus)
+    assert [type(failure.exception) for failure in failures] == [asyncio.CancelledError]
+    assert failures[0].chain == (OrderPlaced,)
+    assert len(errors) == 1
+    assert bus.pending == 0
+
+
 @pytest.mark.parametrize(
     "handler", [raise_at_once, raise_async, raise_later, raise_in_awaitable, None]
 )
