@@ -27,6 +27,12 @@ def bus():
 
 
 @pytest.fixture
+def failures():
+    """A list, to be filled by a bus that is made with `on_error=failures.append`."""
+    return []
+
+
+@pytest.fixture
 def errors(caplog):
     """The records that the library has logged at WARNING or above so far; a live view."""
 

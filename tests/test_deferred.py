@@ -8,20 +8,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import pytest
+from support import InvoiceIssued, MailSent
 from target import Event, EventBus, EventCycleError, Publisher
 
 
 @dataclass(frozen=True)
 class OrderPlaced(Event):
     order_id: int = 7
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-class MailSent(Event):
-    pass
 
 
 class OrderService:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import pytest
+from support import PATIENCE, InvoiceIssued, every_way
 from target import Event, EventBus
 
 variable = ContextVar("variable", default="unset")
-PATIENCE = 5  # seconds, before a test that hangs has failed
 
 
 class OrderEvent(Event):
@@ -20,10 +20,6 @@ class OrderEvent(Event):
 
 
 class OrderPlaced(OrderEvent):
-    pass
-
-
-class InvoiceIssued(Event):
     pass
 
 
@@ -59,17 +55,6 @@ def returning_awaitable(before, after):
     return handler
 
 
-async def awaited(bus, event):
-    async with asyncio.timeout(PATIENCE):
-        await bus.publish(event)
-
-
-async def in_background(bus, event):
-    bus.publish_nowait(event)
-    async with asyncio.timeout(PATIENCE):
-        await bus.join()
-
-
 def nothing():
     pass
 
@@ -79,14 +64,7 @@ def fail():
 
 
 KINDS = [sync, asynchronous, returning_awaitable]
-WAYS = {"publish": awaited, "publish_nowait": in_background}
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_way = pytest.mark.parametrize("publish", WAYS.values(), ids=WAYS)
-
-
-@pytest.fixture
-def failures():
-    return []
 
 
 @pytest.fixture

@@ -9,28 +9,17 @@ import weakref
 from functools import partial
 
 import pytest
+from support import (
+    EAGER_FACTORIES,
+    Failure,
+    InvoiceIssued,
+    Level,
+    OrderPlaced,
+    deep,
+    plain_factory,
+    use,
+)
 from target import PACKAGE, Event, EventBus
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-class Level(Event):
-    def __init__(self, left):
-        self.left = left
-
-
-class Failure(Exception):
-    pass
-
-
-def plain_factory(loop, coro, **options):
-    return asyncio.Task(coro, loop=loop, **options)
 
 
 def wrapping_factory(loop, coro, **options):
@@ -45,29 +34,10 @@ def wrapping_factory(loop, coro, **options):
     return asyncio.Task(wrapper(), loop=loop, **options)
 
 
-FACTORIES = [plain_factory, wrapping_factory]
-if hasattr(asyncio, "eager_task_factory"):
-    FACTORIES.append(asyncio.eager_task_factory)
+FACTORIES = [plain_factory, wrapping_factory, *EAGER_FACTORIES]
 
 with_factories = pytest.mark.parametrize("factory", FACTORIES)
 with_and_without_factories = pytest.mark.parametrize("factory", [None, *FACTORIES])
-
-
-def use(factory):
-    asyncio.get_running_loop().set_task_factory(factory)
-
-
-async def deep(bus, levels, publish):
-    """Call `publish` that many levels down in a chain of awaited publishes."""
-
-    async def descend(event):
-        if event.left:
-            await bus.publish(Level(event.left - 1))
-        else:
-            await publish()
-
-    bus.subscribe(Level, descend)
-    await bus.publish(Level(levels - 1))
 
 
 # C4.1

@@ -14,13 +14,10 @@ from typing import Generic, TypeVar
 from unittest import mock
 
 import pytest
+from support import OrderPlaced
 from target import Event, EventBus, Subscription
 
 T = TypeVar("T")
-
-
-class OrderPlaced(Event):
-    pass
 
 
 class OrderPaid(Event):
