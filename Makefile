@@ -9,8 +9,8 @@ typing := .venv/typing-$(tag)
 proof := .venv/proof-$(tag)
 
 # The oldest and the newest interpreter supported: on the path, or where pyenv keeps it.
-find = $(firstword $(foreach python,python$(1) $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python),\
-	$(shell $(python) -c 'print("$(python)")' 2>/dev/null)))
+find = $(or $(firstword $(foreach python,python$(1) $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python),\
+	$(shell $(python) -c 'print("$(python)")' 2>/dev/null))),python$(1))
 OLDEST = $(call find,3.11)
 NEWEST = $(call find,3.13)
 
@@ -42,7 +42,7 @@ typing: $(typing)/ready ## mypy and pyright, strict: the package, right uses and
 	$(typing)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	PATH="$(CURDIR)/$(typing)/bin:$$PATH" pyright --verifytypes eventbus --ignoreexternal
 
-cover: ## every branch of the package is tested, on the oldest and the newest interpreter together
+cover: ## branches tested, on the oldest and the newest interpreter together: all
 	rm -f .coverage*
 	$(MAKE) cover-run PYTHON=$(OLDEST)
 	$(MAKE) cover-run PYTHON=$(NEWEST)
