@@ -1036,7 +1036,7 @@ def test_loop_closed_under_a_publish(bus, errors, factory, levels):
     loop = asyncio.new_event_loop()
     loop.run_until_complete(main())
     for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # noqa: SLF001 - asyncio would complain of the tasks
+        task._log_destroy_pending = False  # asyncio would complain of the tasks
     loop.close()
     del loop, task
     publishers.clear()

@@ -1023,8 +1023,8 @@ def test_cancel_between_two_steps_of_subscribe(bus):
             gone.cancel()  # as garbage collection can, at this point, on a bad day
             return found
 
-    registry = bus._registry  # noqa: SLF001 - no other way leads to this point
-    registry._subscriptions = Overtaken(registry._subscriptions)  # noqa: SLF001
+    registry = bus._registry  # no other way leads to this point
+    registry._subscriptions = Overtaken(registry._subscriptions)
     bus.subscribe(OrderPlaced, seen.append)
     asyncio.run(bus.publish(OrderPlaced()))
     assert len(seen) == 1
