@@ -14,7 +14,8 @@ def pytest_pyfunc_call(pyfuncitem):
     """Run a coroutine function as a test, on a loop of its own."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
     with asyncio.Runner(debug=True) as runner:
         runner.run(pyfuncitem.obj(**arguments))
     return True
@@ -23,6 +24,12 @@ def pytest_pyfunc_call(pyfuncitem):
 @pytest.fixture
 def bus():
     return EventBus()
+
+
+@pytest.fixture
+def failures():
+    """A list, to be filled by a bus that is made with `on_error=failures.append`."""
+    return []
 
 
 @pytest.fixture

@@ -12,18 +12,10 @@ from contextvars import ContextVar
 from unittest import mock
 
 import pytest
-from target import Event, EventBus, EventCycleError
+from support import PATIENCE, WAYS, InvoiceIssued, OrderPlaced
+from target import EventBus, EventCycleError
 
 variable = ContextVar("variable", default="unset")
-PATIENCE = 5  # seconds, before a test that hangs has failed
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class InvoiceIssued(Event):
-    pass
 
 
 class Awaitable:
@@ -61,17 +53,6 @@ def awaitable(work):
 every_form = pytest.mark.parametrize("form", [coroutine, task, awaitable, Lazy])
 
 
-async def awaited(bus, event):
-    async with asyncio.timeout(PATIENCE):
-        await bus.publish(event)
-
-
-async def in_background(bus, event):
-    bus.publish_nowait(event)
-    async with asyncio.timeout(PATIENCE):
-        await bus.join()
-
-
 class Delivery:
     """One way from `publish` or `publish_nowait` to a handler, async neighbours in its route."""
 
@@ -99,7 +80,6 @@ class Delivery:
 
 
 ROUTES = {"alone": (False, False), "after async": (True, False), "before async": (False, True)}
-WAYS = {"publish": awaited, "publish_nowait": in_background}
 
 
 def delivery_of(names):

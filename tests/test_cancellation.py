@@ -9,39 +9,17 @@ import signal
 from functools import partial
 
 import pytest
-from target import Event, EventBus
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class Level(Event):
-    def __init__(self, left):
-        self.left = left
-
-
-class Failure(Exception):
-    pass
+from support import EAGER_FACTORIES, Failure, Level, OrderPlaced, deep, plain_factory, use
+from target import EventBus
 
 
 class Stop(BaseException):
     pass
 
 
-def plain_factory(loop, coro, **options):
-    return asyncio.Task(coro, loop=loop, **options)
-
-
-FACTORIES = [None, plain_factory]
-if hasattr(asyncio, "eager_task_factory"):
-    FACTORIES.append(asyncio.eager_task_factory)
+FACTORIES = [None, plain_factory, *EAGER_FACTORIES]
 
 with_and_without_factories = pytest.mark.parametrize("factory", FACTORIES)
-
-
-def use(factory):
-    asyncio.get_running_loop().set_task_factory(factory)
 
 
 @pytest.fixture(autouse=True)
@@ -76,19 +54,6 @@ async def start(bus, *handlers):
 
 async def forever(event):
     await asyncio.Event().wait()
-
-
-async def deep(bus, levels, publish):
-    """Call `publish` that many levels down in a chain of awaited publishes."""
-
-    async def descend(event):
-        if event.left:
-            await bus.publish(Level(event.left - 1))
-        else:
-            await publish()
-
-    bus.subscribe(Level, descend)
-    await bus.publish(Level(levels - 1))
 
 
 # A handler's own CancelledError
@@ -954,8 +919,7 @@ def test_interrupted_program_logs_no_failure(bus, errors, factory):
 
     async def main():
         use(factory)
-        for _ in range(10):
-            tasks.append(asyncio.create_task(bus.publish(OrderPlaced())))
+        tasks.extend(asyncio.create_task(bus.publish(OrderPlaced())) for _ in range(10))
         for _ in range(20):
             await started.acquire()
         raise KeyboardInterrupt
@@ -1072,7 +1036,7 @@ def test_loop_closed_under_a_publish(bus, errors, factory, levels):
     loop = asyncio.new_event_loop()
     loop.run_until_complete(main())
     for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # asyncio would complain of the tasks themselves
+        task._log_destroy_pending = False  # asyncio would complain of the tasks
     loop.close()
     del loop, task
     publishers.clear()

@@ -13,22 +13,11 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 
 import pytest
+from support import InvoiceIssued, MailSent, OrderPlaced
 from target import Event, EventBus, EventCycleError
 
 
 class CartFilled(Event):
-    pass
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-class MailSent(Event):
     pass
 
 

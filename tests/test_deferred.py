@@ -8,20 +8,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import pytest
+from support import InvoiceIssued, MailSent
 from target import Event, EventBus, EventCycleError, Publisher
 
 
 @dataclass(frozen=True)
 class OrderPlaced(Event):
     order_id: int = 7
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-class MailSent(Event):
-    pass
 
 
 class OrderService:
@@ -496,3 +489,11 @@ async def test_end_of_the_program_is_no_refusal(bus, errors, error):
     (record,) = errors
     assert "InvoiceIssued" in record.getMessage()
     assert "OrderPlaced" not in record.getMessage()
+
+
+async def test_repr(bus):
+    """A repr says how many events wait, and for which bus."""
+    async with bus.deferred() as events:
+        assert repr(events) == f"<DeferredPublisher of 0 events on {bus!r}>"
+        await events.publish(OrderPlaced())
+        assert "of 1 events" in repr(events)

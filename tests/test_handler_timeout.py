@@ -6,39 +6,15 @@ import contextlib
 import time
 
 import pytest
-from target import Event, EventBus
+from support import PATIENCE, InvoiceIssued, OrderPlaced, every_way
+from target import EventBus
 
 SHORT = 0.1
-PATIENCE = 5  # seconds, before a test that hangs has failed
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-@pytest.fixture
-def failures():
-    return []
 
 
 @pytest.fixture
 def bus(failures):
     return EventBus(on_error=failures.append, handler_timeout=SHORT)
-
-
-async def awaited(bus, event):
-    async with asyncio.timeout(PATIENCE):
-        await bus.publish(event)
-
-
-async def in_background(bus, event):
-    bus.publish_nowait(event)
-    async with asyncio.timeout(PATIENCE):
-        await bus.join()
 
 
 def asynchronous(work):
@@ -62,8 +38,6 @@ def returning_task(work):
     return handler
 
 
-WAYS = {"publish": awaited, "publish_nowait": in_background}
-every_way = pytest.mark.parametrize("publish", WAYS.values(), ids=WAYS)
 every_kind = pytest.mark.parametrize("kind", [asynchronous, returning_coroutine, returning_task])
 
 

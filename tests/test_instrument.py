@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import pytest
+from support import PATIENCE, InvoiceIssued, every_way
 from target import Event, EventBus
 
 variable = ContextVar("variable", default="unset")
-PATIENCE = 5  # seconds, before a test that hangs has failed
 
 
 class OrderEvent(Event):
@@ -20,10 +20,6 @@ class OrderEvent(Event):
 
 
 class OrderPlaced(OrderEvent):
-    pass
-
-
-class InvoiceIssued(Event):
     pass
 
 
@@ -59,17 +55,6 @@ def returning_awaitable(before, after):
     return handler
 
 
-async def awaited(bus, event):
-    async with asyncio.timeout(PATIENCE):
-        await bus.publish(event)
-
-
-async def in_background(bus, event):
-    bus.publish_nowait(event)
-    async with asyncio.timeout(PATIENCE):
-        await bus.join()
-
-
 def nothing():
     pass
 
@@ -79,14 +64,7 @@ def fail():
 
 
 KINDS = [sync, asynchronous, returning_awaitable]
-WAYS = {"publish": awaited, "publish_nowait": in_background}
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_way = pytest.mark.parametrize("publish", WAYS.values(), ids=WAYS)
-
-
-@pytest.fixture
-def failures():
-    return []
 
 
 @pytest.fixture
@@ -128,7 +106,7 @@ async def test_entered_before_and_left_after(bus, failures, kind, publish):
 
 @every_kind
 @every_way
-@pytest.mark.parametrize("before, after", [(fail, nothing), (nothing, fail)])
+@pytest.mark.parametrize(("before", "after"), [(fail, nothing), (nothing, fail)])
 async def test_left_with_the_exception(bus, failures, errors, kind, publish, before, after):
     """C10: it is left with the handler's exception, which is a failure still, once."""
     log = []
@@ -627,7 +605,7 @@ async def test_hook_that_raises_for_nobody(bus, failures, errors, publish, momen
 
 @every_kind
 @every_way
-@pytest.mark.parametrize("before, after", [(fail, nothing), (nothing, fail)])
+@pytest.mark.parametrize(("before", "after"), [(fail, nothing), (nothing, fail)])
 async def test_hook_that_swallows(bus, failures, errors, kind, publish, before, after):
     """C10: a context manager that swallows the exception makes it no failure."""
     log = []
@@ -718,7 +696,7 @@ BAD_HOOKS = {
 }
 
 
-@pytest.mark.parametrize("wrong, message", BAD_HOOKS.values(), ids=BAD_HOOKS)
+@pytest.mark.parametrize(("wrong", "message"), BAD_HOOKS.values(), ids=BAD_HOOKS)
 async def test_what_is_no_hook_is_refused(bus, failures, wrong, message):
     """C10: a `TypeError` at once, with the remedy; nothing is installed."""
     seen = []

@@ -7,34 +7,16 @@ import sys
 import threading
 
 import pytest
+from support import PATIENCE, InvoiceIssued, MailSent, OrderPlaced, join
 from target import Event, EventBus
-
-LIMIT = 10  # seconds, for what would hang if it failed
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-class MailSent(Event):
-    pass
 
 
 class Unseen(Event):
     pass
 
 
-async def join(bus):
-    async with asyncio.timeout(LIMIT):
-        await bus.join()
-
-
 async def aclose(bus, timeout=None):
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         await bus.aclose(timeout)
 
 
@@ -48,7 +30,7 @@ async def assert_closed(bus, *event_types):
     """Assert that the bus refuses to publish."""
     for event_type in event_types or (OrderPlaced,):
         with pytest.raises(RuntimeError, match="closed"):
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(PATIENCE):
                 await bus.publish(event_type())
         with pytest.raises(RuntimeError, match="closed"):
             bus.publish_nowait(event_type())
@@ -246,6 +228,28 @@ async def test_one_of_two_joins_of_a_handler_is_cancelled(bus, gated):
     assert joined == [1]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from 3.12 on")
+async def test_a_handler_leaves_a_join_behind(bus, gated):
+    """C6.1: a join that outlives its handler goes on waiting for the others."""
+    left_behind = []
+
+    async def leave_a_join(event):
+        loop = asyncio.get_running_loop()
+        left_behind.append(asyncio.Task(join(bus), loop=loop, eager_start=True))
+
+    bus.subscribe(InvoiceIssued, leave_a_join)
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    bus.publish_nowait(InvoiceIssued())
+    await turns()
+    (joining,) = left_behind
+    assert not joining.done()
+    gated.gate.set()
+    await join(bus)
+    await joining
+    assert gated.finished == 1
+
+
 async def test_join_in_a_nested_publish(bus, gated):
     """C6.1: in an awaited publish inside a background handler, join does not wait for that one."""
     joined = []
@@ -369,7 +373,7 @@ async def test_join_from_an_eager_task_left_behind(bus):
     bus.subscribe(OrderPlaced, leave_behind)
     bus.publish_nowait(OrderPlaced())
     await join(bus)
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         await detached[0]
     assert bus.pending == 0
 
@@ -450,7 +454,7 @@ async def test_aclose_waits_for_a_handler_that_joins(bus, errors):
 async def test_aclose_in_time(bus, gated, errors):
     """C6.2: with a timeout that is long enough, nothing is cancelled."""
     bus.publish_nowait(OrderPlaced())
-    closing = asyncio.create_task(bus.aclose(timeout=LIMIT))
+    closing = asyncio.create_task(bus.aclose(timeout=PATIENCE))
     await gated.started.wait()
     gated.gate.set()
     await closing
@@ -637,7 +641,7 @@ async def test_aclose_in_a_handler_with_timeout(bus, gated, errors, nested):
     bus.subscribe(MailSent, close)
     bus.publish_nowait(OrderPlaced())
     bus.publish_nowait(InvoiceIssued())
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         await closed.wait()
     await join(bus)
     assert order == [("closed", 1)] + ["published"] * nested
@@ -688,7 +692,7 @@ async def test_handlers_that_insist_on_closing(bus):
 
     async def insist(event):
         try:
-            await bus.aclose(timeout=LIMIT)
+            await bus.aclose(timeout=PATIENCE)
         except asyncio.CancelledError:
             await bus.aclose(timeout=0.01)
         ended.append("closed")
@@ -765,7 +769,7 @@ async def test_aclose_of_an_unused_bus(bus):
 async def test_closing_twice(bus, gated, errors):
     """C6.2: closing twice is fine, one after the other and at once."""
     bus.publish_nowait(OrderPlaced())
-    closing = [asyncio.create_task(aclose(bus, timeout)) for timeout in (None, None, LIMIT)]
+    closing = [asyncio.create_task(aclose(bus, timeout)) for timeout in (None, None, PATIENCE)]
     await gated.started.wait()
     await turns()
     assert not any(task.done() for task in closing)
@@ -836,7 +840,7 @@ async def test_async_with_and_an_exception():
 # Cancelling aclose
 
 
-@pytest.mark.parametrize("timeout", [None, LIMIT])
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
 async def test_aclose_cancelled_while_it_joins(bus, gated, errors, timeout):
     """C6.2: cancelled while it waits for work, aclose leaves the work running and the bus open."""
     bus.publish_nowait(OrderPlaced())
@@ -871,7 +875,7 @@ async def test_aclose_cancelled_while_it_cancels(bus):
     bus.publish_nowait(OrderPlaced())
     closing = asyncio.create_task(bus.aclose(timeout=0.01))
     try:
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(PATIENCE):
             await cancelling.wait()
         closing.cancel()
         await turns()
@@ -897,7 +901,7 @@ async def test_aclose_on_another_loop(bus, gated):
     bus.publish_nowait(InvoiceIssued())
     thread = threading.Thread(target=lambda: asyncio.run(aclose(bus, 0.01)))
     thread.start()
-    thread.join(LIMIT)
+    thread.join(PATIENCE)
     assert seen == []
     assert bus.pending == 2
     await assert_closed(bus)

@@ -10,9 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
+from support import PATIENCE, InvoiceIssued, OrderPlaced, join
 from target import PACKAGE, Event, EventBus
-
-LIMIT = 10  # seconds, for what would hang if it failed
 
 made_outside = EventBus()
 
@@ -21,19 +20,6 @@ made_outside = EventBus()
 class Published(Event):
     thread: int
     number: int
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-async def join(bus):
-    async with asyncio.timeout(LIMIT):
-        await bus.join()
 
 
 async def wait_for_ever(event):
@@ -80,7 +66,7 @@ def in_thread(function):
     results = []
     thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
     thread.start()
-    thread.join(LIMIT)
+    thread.join(PATIENCE)
     [result] = results
     return result
 
@@ -227,7 +213,7 @@ def test_aclose_after_a_loop_was_closed_with_work(errors):
     run_callback(lambda: bus.publish_nowait(OrderPlaced()))
 
     async def main():
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(PATIENCE):
             await bus.aclose()
         with pytest.raises(RuntimeError, match="closed"):
             bus.publish_nowait(OrderPlaced())
@@ -310,14 +296,14 @@ def test_three_threads_with_a_loop_each():
 
     async def main():
         thread = threading.get_ident()
-        barrier.wait(LIMIT)
+        barrier.wait(PATIENCE)
         for number in range(200):
             bus.publish_nowait(Published(thread, number))
             if number % 50 == 0:
                 await bus.publish(Published(thread, 1000 + number))
         await join(bus)
         pending, own = bus.pending, [event for event in seen if event.thread == thread]
-        barrier.wait(LIMIT)
+        barrier.wait(PATIENCE)
         return pending, len(own)
 
     results = []
@@ -325,7 +311,7 @@ def test_three_threads_with_a_loop_each():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LIMIT)
+        thread.join(PATIENCE)
     assert results == [(0, 3 * 204)] * 3
     assert wrong == []
 
@@ -387,7 +373,7 @@ async def test_publishing_from_another_thread(bus):
 
     bus.subscribe(OrderPlaced, handle)
     in_thread(lambda: loop.call_soon_threadsafe(bus.publish_nowait, OrderPlaced()))
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         await done.wait()
     assert threads == [threading.get_ident()]
 
@@ -457,7 +443,7 @@ def test_uvloop(errors):
         await join(bus)
         assert seen == ["sync", "async", "sync", "async"]
         bus.publish_nowait(InvoiceIssued())
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(PATIENCE):
             await bus.aclose(timeout=0.01)
         assert bus.pending == 0
         with pytest.raises(RuntimeError, match="closed"):

@@ -122,6 +122,20 @@ def test_imports(source):
 
 
 @each_source
+def test_neither_metadata_nor_data_is_read(source):
+    """A copied folder has no metadata, and nothing that has to be found beside the code."""
+    readers = {"metadata", "pkgutil", "resources"}
+    places = {"__file__", "__loader__", "__path__", "__spec__"}
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        names = {getattr(node, name, None) for name in ("id", "attr")} & places
+        if isinstance(node, ast.ImportFrom):
+            names |= readers & {*(node.module or "").split("."), *(a.name for a in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= readers & {part for alias in node.names for part in alias.name.split(".")}
+        assert not names, f"line {node.lineno}: {names}"
+
+
+@each_source
 def test_own_name_is_not_written(source):
     """No string holds the package's name, which is another one in a copied folder."""
     own_name = re.compile(rf"\b{FOLDER.name}\b")

@@ -9,28 +9,17 @@ import weakref
 from functools import partial
 
 import pytest
+from support import (
+    EAGER_FACTORIES,
+    Failure,
+    InvoiceIssued,
+    Level,
+    OrderPlaced,
+    deep,
+    plain_factory,
+    use,
+)
 from target import PACKAGE, Event, EventBus
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-class Level(Event):
-    def __init__(self, left):
-        self.left = left
-
-
-class Failure(Exception):
-    pass
-
-
-def plain_factory(loop, coro, **options):
-    return asyncio.Task(coro, loop=loop, **options)
 
 
 def wrapping_factory(loop, coro, **options):
@@ -45,29 +34,10 @@ def wrapping_factory(loop, coro, **options):
     return asyncio.Task(wrapper(), loop=loop, **options)
 
 
-FACTORIES = [plain_factory, wrapping_factory]
-if hasattr(asyncio, "eager_task_factory"):
-    FACTORIES.append(asyncio.eager_task_factory)
+FACTORIES = [plain_factory, wrapping_factory, *EAGER_FACTORIES]
 
 with_factories = pytest.mark.parametrize("factory", FACTORIES)
 with_and_without_factories = pytest.mark.parametrize("factory", [None, *FACTORIES])
-
-
-def use(factory):
-    asyncio.get_running_loop().set_task_factory(factory)
-
-
-async def deep(bus, levels, publish):
-    """Call `publish` that many levels down in a chain of awaited publishes."""
-
-    async def descend(event):
-        if event.left:
-            await bus.publish(Level(event.left - 1))
-        else:
-            await publish()
-
-    bus.subscribe(Level, descend)
-    await bus.publish(Level(levels - 1))
 
 
 # C4.1
@@ -717,9 +687,9 @@ async def test_class_instead_of_an_instance_is_refused(bus, subscribed):
     seen = []
     if subscribed:
         bus.subscribe(OrderPlaced, seen.append)
-    with pytest.raises(TypeError, match="instance.*OrderPlaced"):
+    with pytest.raises(TypeError, match=r"instance.*OrderPlaced"):
         await bus.publish(OrderPlaced)
-    with pytest.raises(TypeError, match="instance.*OrderPlaced"):
+    with pytest.raises(TypeError, match=r"instance.*OrderPlaced"):
         bus.publish_nowait(OrderPlaced)
     assert bus.pending == 0
     assert seen == []
@@ -1092,9 +1062,9 @@ def test_uvloop(errors, factory):
         async with asyncio.timeout(0.01):
             await bus.publish(InvoiceIssued())
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=True) as runner:
-        with pytest.raises(TimeoutError):
-            runner.run(main())
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=True)
+    with runner, pytest.raises(TimeoutError):
+        runner.run(main())
     assert [task.get_name() for task in tasks] == [bus.handlers(OrderPlaced)[9].name]
     assert [type(failure.exception) for failure in failures] == [Failure, Failure]
     assert len(errors) == 2

@@ -10,30 +10,21 @@ import weakref
 from dataclasses import dataclass
 
 import pytest
+from support import (
+    PATIENCE,
+    Failure,
+    InvoiceIssued,
+    MailSent,
+    OrderPlaced,
+    join,
+    plain_factory,
+)
 from target import Event, EventBus
-
-LIMIT = 10  # seconds, for what would hang if it failed
 
 
 @dataclass(frozen=True)
 class Numbered(Event):
     number: int
-
-
-class OrderPlaced(Event):
-    pass
-
-
-class InvoiceIssued(Event):
-    pass
-
-
-class MailSent(Event):
-    pass
-
-
-class Failure(Exception):
-    pass
 
 
 class Fatal(BaseException):
@@ -43,17 +34,8 @@ class Fatal(BaseException):
 var = contextvars.ContextVar("var", default="default")
 
 
-def plain_factory(loop, coro, **options):
-    return asyncio.Task(coro, loop=loop, **options)
-
-
-async def join(bus):
-    async with asyncio.timeout(LIMIT):
-        await bus.join()
-
-
 async def until(condition):
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0)
 
@@ -394,7 +376,7 @@ async def test_tasks_of_a_sync_handler_are_not_the_publishers(bus, errors):
     bus.subscribe(OrderPlaced, publish_invoice)
     bus.subscribe(InvoiceIssued, leave_task)
     bus.subscribe(MailSent, raise_later)
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         await bus.publish(OrderPlaced())
     [record] = errors
     assert record.getMessage().endswith("(published as MailSent)")
@@ -472,6 +454,28 @@ async def test_cancelled_before_the_first_step_is_a_failure(errors):
     bus.publish_nowait(OrderPlaced())
     await join(bus)
     assert ran == []
+    assert [type(failure.exception) for failure in failures] == [asyncio.CancelledError]
+    assert failures[0].chain == (OrderPlaced,)
+    assert len(errors) == 1
+    assert bus.pending == 0
+
+
+async def test_cancelled_by_others_as_soon_as_its_task_is_there(errors):
+    """C4.5, C5.2: so is one that others cancel at once, before its first step on Python 3.11."""
+    failures = []
+
+    async def handle(event):
+        await asyncio.Event().wait()
+
+    def cancel_others(me):
+        for task in asyncio.all_tasks() - {me}:
+            task.cancel()
+
+    bus = EventBus(on_error=failures.append)
+    bus.subscribe(OrderPlaced, handle)
+    bus.publish_nowait(OrderPlaced())
+    asyncio.get_running_loop().call_soon(cancel_others, asyncio.current_task())
+    await join(bus)
     assert [type(failure.exception) for failure in failures] == [asyncio.CancelledError]
     assert failures[0].chain == (OrderPlaced,)
     assert len(errors) == 1
@@ -855,7 +859,7 @@ def test_program_end_stops_the_loop_and_loses_no_other_event(bus, loop, errors, 
             bus.publish_nowait(Numbered(number))
 
     loop.call_soon(publish)
-    loop.call_later(LIMIT, loop.stop)
+    loop.call_later(PATIENCE, loop.stop)
     with pytest.raises(error):
         loop.run_forever()
     assert len(started) == 1
@@ -880,7 +884,7 @@ def test_program_end_by_the_only_event(bus, loop, kind):
     loop.set_exception_handler(lambda loop, context: None)
     bus.subscribe(OrderPlaced, raising(KeyboardInterrupt, kind))
     loop.call_soon(bus.publish_nowait, OrderPlaced())
-    loop.call_later(LIMIT, loop.stop)
+    loop.call_later(PATIENCE, loop.stop)
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
     seen = []
@@ -915,7 +919,7 @@ async def test_other_base_exceptions_go_to_the_loop(bus, errors, kind):
 
 
 async def test_running_handler_outlives_its_bus():
-    """C5.3: a handler whose bus is dropped, waiting for what nobody else holds, is not collected."""
+    """C5.3: a handler that waits for what nobody else holds outlives its bus, uncollected."""
     log, futures = [], []
 
     async def handler(event):
