@@ -3,10 +3,11 @@ PYTHON ?= python3
 
 tag := $(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))')
 dev := .venv/dev-$(tag)
+integration := .venv/integration-$(tag)
 bench := .venv/bench-$(tag)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-quick clean
+.PHONY: help demo test integration bench bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -16,6 +17,9 @@ demo: ## play an order on a real bus; needs nothing installed
 
 test: $(dev)/ready ## run the tests, in an environment of their own
 	$(dev)/bin/python -m pytest
+
+integration: $(integration)/ready ## run a small shop on FastAPI, SQLAlchemy and Celery; wants redis-server
+	$(integration)/bin/python -m pytest tests/integration
 
 bench: $(bench)/ready ## measure, beside the contenders; writes benchmarks/results
 	$(bench)/bin/python benchmarks/run.py
