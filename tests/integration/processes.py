@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -86,7 +87,7 @@ class Process:
             self._kill_group()
             self.wait()
             self._popen.stdout.close()
-            print(self.output)  # pytest shows it if the test has failed
+            sys.stdout.write(self.output)  # pytest shows it if the test has failed
         eventually(lambda: not self._kill_group())
 
     def _kill_group(self):

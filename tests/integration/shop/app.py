@@ -9,9 +9,10 @@ from os import environ
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
+
 from eventbus import EventBus
 from eventbus.modules import register_modules
-from fastapi import FastAPI
 
 from .database import open_database
 from .dependencies import Bus

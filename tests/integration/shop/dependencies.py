@@ -5,9 +5,10 @@ from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from eventbus import EventBus, Publisher
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from eventbus import EventBus, Publisher
 
 
 async def get_bus(request: Request) -> EventBus:

@@ -4,9 +4,10 @@
 from functools import partial
 
 import httpx
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
 from eventbus import EventBus
 from eventbus.modules import ModuleBase, ModuleMeta
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from ..orders.contracts.events import OrderPlaced
 from .contracts.events import InvoicePaid

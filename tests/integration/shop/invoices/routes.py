@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Invoices over HTTP."""
 
-from collections.abc import AsyncIterator
 from asyncio import Queue
+from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
 from fastapi.sse import EventSourceResponse, ServerSentEvent

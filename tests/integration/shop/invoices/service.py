@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What can be done with invoices."""
 
-from eventbus import Publisher
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from eventbus import Publisher
 
 from ..orders.contracts.queries import cents_of
 from .contracts.events import InvoiceIssued

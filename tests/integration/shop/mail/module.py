@@ -17,8 +17,8 @@ class MailModule(ModuleBase):
 
     def register_event_handlers(self, bus: EventBus) -> None:
         """Subscribe the one handler."""
-        bus.subscribe(InvoiceIssued, partial(self.send, MailService(bus)))
+        bus.subscribe(InvoiceIssued, partial(self.send, bus))
 
-    async def send(self, service: MailService, event: InvoiceIssued) -> None:
+    async def send(self, bus: EventBus, event: InvoiceIssued) -> None:
         """Mail an invoice."""
-        await service.send(event.order_id)
+        await MailService(bus).send(event.order_id)

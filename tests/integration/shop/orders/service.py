@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What can be done with orders."""
 
-from eventbus import Publisher
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from eventbus import Publisher
 
 from .contracts.events import OrderPlaced
 from .models import Order
