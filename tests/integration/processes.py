@@ -27,11 +27,12 @@ def eventually(condition):
 
 def read_events(lines, count):
     """Read server-sent events: the name and the data of each."""
-    fields = (line.partition(": ") for line in lines if line)
-    names_and_data = [next(fields) for _ in range(2 * count)]
-    assert [field for field, _, _ in names_and_data] == ["event", "data"] * count
-    values = iter([value for _, _, value in names_and_data])
-    return [(name, json.loads(data)) for name, data in zip(values, values, strict=True)]
+    lines = (line for line in lines if line and not line.startswith(":"))
+    events = []
+    for _ in range(count):
+        name = next(lines).removeprefix("event: ")
+        events.append((name, json.loads(next(lines).removeprefix("data: "))))
+    return events
 
 
 class Process:

@@ -13,12 +13,14 @@ from eventbus import EventBus, Publisher
 
 async def get_bus(request: Request) -> EventBus:
     """Return the bus that the lifespan has made."""
-    return request.state.bus
+    bus: EventBus = request.state.bus
+    return bus
 
 
 async def get_loop(request: Request) -> AbstractEventLoop:
     """Return the loop that the bus serves, for routes that run in a thread."""
-    return request.state.loop
+    loop: AbstractEventLoop = request.state.loop
+    return loop
 
 
 Bus = Annotated[EventBus, Depends(get_bus)]
