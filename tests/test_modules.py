@@ -57,10 +57,10 @@ def test_order(bus, given, order):
     registered = []
     ordered = register_modules(
         bus,
-        [
+        (
             module(name, *other.split(), register=lambda _, name=name: registered.append(name))
             for name, other in given.items()
-        ],
+        ),
     )
     assert registered == names(ordered) == order
 
