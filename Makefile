@@ -3,6 +3,7 @@ PYTHON ?= python3
 
 tag := $(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))')
 dev := .venv/dev-$(tag)
+integration := .venv/integration-$(tag)
 bench := .venv/bench-$(tag)
 lint := .venv/lint-$(tag)
 typing := .venv/typing-$(tag)
@@ -15,7 +16,8 @@ OLDEST = $(call find,3.11)
 NEWEST = $(call find,3.13)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint typing cover cover-run cover-report proof bench bench-quick clean
+.PHONY: help demo test check lint typing cover cover-run cover-report proof integration \
+	bench bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -57,6 +59,9 @@ cover-report: $(proof)/ready
 
 proof: $(proof)/ready ## generated cases, races, soak, every way of installing
 	$(proof)/bin/python -m pytest tests/proof
+
+integration: $(integration)/ready ## run a small shop on FastAPI, SQLAlchemy and Celery; wants redis-server
+	$(integration)/bin/python -m pytest tests/integration
 
 bench: $(bench)/ready ## measure, beside the contenders; writes benchmarks/results
 	$(bench)/bin/python benchmarks/run.py

@@ -16,6 +16,10 @@ from pyee.asyncio import AsyncIOEventEmitter
 logger = logging.getLogger("pyee_variant")
 
 
+class Event:
+    """Base class of an application's events; nothing here asks for it."""
+
+
 def key_of(event_type: type) -> str:
     return f"{event_type.__module__}.{event_type.__qualname__}"
 

@@ -13,28 +13,44 @@ import pytest
 from target import PACKAGE
 
 README = Path(__file__).parent.parent / "README.md"
-EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
+EXAMPLE = re.compile(
+    r"^```python( integration)?\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE
+)
 
 
-@pytest.mark.skipif(not README.exists(), reason="the folder was copied without its README")
-def test_examples_print_what_the_readme_says():
-    """Every Python example of the README runs; its output is the text block below it, if any."""
-    examples = EXAMPLE.findall(README.read_text())
-    assert len(examples) >= 5
+def run_examples(*, integration):
+    """Run the examples and compare what they print; return how many of either kind there are.
+
+    Those that need more than the standard library, marked as `integration`, are left out unless
+    asked for.
+    """
     names: dict[str, object] = {"__name__": "readme"}
-    for source, expected in examples:
-        source = source.replace("from eventbus import", f"from {PACKAGE} import")
+    run = {True: 0, False: 0}
+    for mark, source, expected in EXAMPLE.findall(README.read_text("utf-8")):
+        if mark and not integration:
+            continue
+        source = re.sub(r"^from eventbus\b", f"from {PACKAGE}", source, flags=re.MULTILINE)
         code = compile(source, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             if code.co_flags & inspect.CO_COROUTINE:
                 asyncio.run(eval(code, names))
             else:
                 exec(code, names)
-        assert printed.getvalue() == expected
+        assert printed.getvalue() == expected, source
+        run[bool(mark)] += 1
+    return run[False], run[True]
+
+
+@pytest.mark.skipif(not README.exists(), reason="the folder was copied without its README")
+def test_examples_print_what_the_readme_says():
+    """Every Python example of the README runs; its output is the text block below it, if any."""
+    plain, marked = run_examples(integration=False)
+    assert plain >= 5
+    assert marked == 0
 
 
 @pytest.mark.skipif(not README.exists(), reason="the folder was copied without its README")
 def test_quick_start_is_short():
     """The first example of the README has at most twenty lines of code."""
-    source, _ = EXAMPLE.findall(README.read_text())[0]
+    _, source, _ = EXAMPLE.findall(README.read_text())[0]
     assert len([line for line in source.splitlines() if line.strip()]) <= 20

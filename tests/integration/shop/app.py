@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""The application: `uvicorn shop.app:app`."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from os import environ
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from eventbus import EventBus
+from eventbus.modules import register_modules
+
+from .database import open_database
+from .dependencies import Bus
+from .invoices import routes as invoices
+from .invoices.module import InvoicesModule
+from .mail.module import MailModule
+from .orders import routes as orders
+from .orders.module import OrdersModule
+
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """Open what the modules need, the bus last, so that its handlers finish first."""
+    async with (
+        open_database(environ["SHOP_DATABASE"]) as sessions,
+        httpx.AsyncClient(base_url=environ["SHOP_BOOKS"], timeout=None) as books,
+        EventBus() as bus,
+    ):
+        register_modules(bus, [OrdersModule(), InvoicesModule(sessions, books), MailModule()])
+        yield {"bus": bus, "sessions": sessions, "loop": asyncio.get_running_loop()}
+        await bus.aclose(timeout=float(environ["SHOP_GRACE_SECONDS"]))
+
+
+app = FastAPI(lifespan=lifespan)
+app.include_router(orders.router)
+app.include_router(invoices.router)
+
+
+@app.get("/status")
+async def status(bus: Bus) -> dict[str, Any]:
+    """Return who handles what in this process."""
+    handlers = {
+        event_type.__name__: [handler.name for handler in bus.handlers(event_type)]
+        for event_type in bus.event_types()
+    }
+    return {"process": os.getpid(), "pending": bus.pending, "handlers": handlers}

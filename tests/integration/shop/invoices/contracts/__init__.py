@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What other modules may import of `invoices`."""

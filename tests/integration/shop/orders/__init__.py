@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Orders: customers place them."""
