@@ -123,5 +123,6 @@ class Flowchart:
 
 
 def _escape(text: str) -> str:
-    """Replace what Mermaid or HTML could take for their own, `<locals>` above all."""
-    return re.sub(r"[^\w .,:/()-]", lambda match: f"#{ord(match[0])};", text)
+    """Replace what Mermaid, HTML or Markdown could take for their own: `<locals>`, `__main__`."""
+    # An underscore can end an emphasis unless a letter follows it.
+    return re.sub(r"[^\w .,:/()-]|_(?![^\W_])", lambda match: f"#{ord(match[0])};", text)

@@ -118,6 +118,19 @@ def test_wiring_as_mermaid(bus):
     ]
 
 
+def test_mermaid_takes_no_name_for_its_own(bus):
+    """Section 5: quotes, tags, entities and Markdown in a name are only a name."""
+    handler = type("Handler", (), {"__call__": going_on})()
+    type(handler).__module__ = "__main__"
+    type(handler).__qualname__ = 'a_b.class_["<i>`#34;&amp;"]'
+    bus.subscribe(Order, functools.partial(handler, Order))
+    label = re.search(r'n1\["(.*?)<br/>sync', wiring(bus, "mermaid"))[1]
+    assert set(re.sub(r"#\d+;", "", label)) <= set("_ main.abclssp34i")
+    assert "__" not in label and "class#95;" in label and "a_b" in label
+    decoded = re.sub(r"#(\d+);", lambda match: chr(int(match[1])), label)
+    assert decoded == '__main__.a_b.class_["<i>`#34;&amp;"]'
+
+
 def test_wiring_of_nothing(bus):
     """A bus without handlers is described as well."""
     assert wiring(bus) == "nobody handles anything"
