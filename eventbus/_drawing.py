@@ -56,6 +56,8 @@ def _head(text: str, width: int) -> str:
 
 def _tail(name: str, width: int) -> str:
     """Shorten a dotted name from the left, at a dot if one is near: `…invoices.on_order`."""
+    if len(name) > width:
+        name = name.replace(".<locals>", "")
     if len(name) <= width:
         return name
     tail = name[len(name) - width + 1 :]

@@ -228,6 +228,28 @@ async def test_tree_is_aligned(bus, errors):
     assert all(re.search(r" ms  failed: LookupError: m+…$", line) for line in failed)
 
 
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("a" * 33 + ".register.<locals>.handle", "m." + "a" * 33 + ".register.handle"),
+        ("shop." + "a" * 60 + ".handle", "…" + "a" * 45 + ".handle"),
+        ("shop.shipping." + "b" * 40, "…shipping." + "b" * 40),
+        ("c" * 90, "…" + "c" * 52),
+    ],
+)
+async def test_long_names_keep_their_tail(bus, errors, name, shown):
+    """Section 5: names too long lose `<locals>` first, then whole words from the left."""
+
+    def handle(event):
+        raise LookupError("m" * 50)
+
+    handle.__qualname__, handle.__module__ = name, "m"
+    bus.subscribe(Order, handle)
+    with record(bus) as flow:
+        await bus.publish(Order())
+    assert flow.tree().splitlines()[1].split()[1] == shown
+
+
 async def test_a_chain_may_be_as_long_as_it_likes():
     """C7: thousands of levels are drawn, every few of them from the left again."""
     bus = EventBus(max_depth=None)
