@@ -57,8 +57,7 @@ def load(target: str) -> EventBus:
     module_name, _, path = target.partition(":")
     if not module_name or not path or module_name.startswith("."):
         raise MapError(f"expected package.module:attribute, got {target!r}")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as exc:

@@ -32,12 +32,10 @@ def walk(roots: Sequence[T], children: Callable[[T], Sequence[T]]) -> Iterator[t
 
 
 def columns(rows: Sequence[Row]) -> str:
-    """Lay out the rows of a tree in aligned columns, the middle one to the right.
+    """Lay out the rows of a tree, at least one, in aligned columns, the middle one to the right.
 
     No line is longer than `WIDTH`: names keep their tail, remarks their head.
     """
-    if not rows:
-        return ""
     middle = max(len(row[2]) for row in rows)
     remarks = max(len(row[3]) for row in rows)
     first = max(len(branch) + len(name) for branch, name, _, _ in rows)

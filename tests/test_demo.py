@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """`python -m eventbus`: the command line, the demo and the map of an application."""
 
+import contextlib
 import importlib
+import io
 import os
 import re
 import subprocess
@@ -87,9 +89,12 @@ def in_readme(language, beginning):
 
 
 @pytest.mark.skipif(not README.exists(), reason="the folder was copied without its README")
-def test_demo_is_in_the_readme():
+def test_demo_is_in_the_readme(monkeypatch):
     """The README shows the demo as printed, but for the milliseconds."""
-    assert normal(run("demo").stdout) == in_readme("text", "What happened")
+    monkeypatch.chdir(ROOT)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert importlib.import_module(f"{PACKAGE}.__main__").main(["demo"]) == 0
+    assert normal(printed.getvalue()) == in_readme("text", "What happened")
 
 
 @pytest.mark.skipif(not README.exists(), reason="the folder was copied without its README")
@@ -109,14 +114,6 @@ def test_a_poor_terminal_will_do():
     result = run("demo", PYTHONIOENCODING="ascii")
     assert (result.returncode, result.stderr) == (0, "")
     assert "InvoiceIssued" in result.stdout
-
-
-def test_without_a_command_it_prints_the_help():
-    """`python -m eventbus` alone names its commands."""
-    result = run()
-    assert result.returncode == 0
-    assert "demo" in result.stdout
-    assert "map" in result.stdout
 
 
 def test_an_unknown_command_is_refused():
@@ -158,6 +155,12 @@ def test_map_finds_the_bus(main, capsys, attribute):
     assert main(["map", f"company.shop:{attribute}"]) == 0
     path = os.path.join("company", "shop.py")
     assert capsys.readouterr().out == f"OrderPlaced\n└─ company.shop.send_mail  async  {path}:7\n"
+
+
+def test_without_a_command_it_prints_the_help(main, capsys):
+    """`python -m eventbus` alone names its commands."""
+    assert main([]) == 0
+    assert "{demo,map}" in capsys.readouterr().out
 
 
 def test_map_as_mermaid(main, capsys):
