@@ -1,104 +1,91 @@
 # SPDX-License-Identifier: MIT
-"""The command line: `demo` plays an order on a real bus and prints what happens."""
+"""The command line: `demo` plays an order on a real bus, `map` shows who handles what."""
 
 import argparse
 import asyncio
+import importlib
+import inspect
 import logging
+import os
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from . import Event, EventBus, HandlerFailure
-
-
-class OrderEvent(Event):
-    """A base class; nothing is ever published as one."""
-
-
-@dataclass(frozen=True, slots=True)
-class OrderPlaced(OrderEvent):
-    """A customer has placed an order."""
-
-    order_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class InvoiceIssued(Event):
-    """The invoice of an order has been issued."""
-
-    order_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class MailRequested(Event):
-    """Somebody wants a mail to be sent."""
-
-    text: str
+from . import EventBus
+from ._demo import OrderPlaced, shop
+from .flow import record, wiring
 
 
 async def demo() -> None:
-    """Play an order, its invoice and its mail, with a handler that fails."""
-    began = time.perf_counter()
+    """Play an order, its invoice and its mail, and print what happens and who handles what."""
+    log: list[str] = []
 
-    def show(text: str) -> None:
-        print(f"{(time.perf_counter() - began) * 1000:4.0f} ms  {text}")
-
-    class ShowLog(logging.Handler):
+    class KeepLog(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            show(f"    log {record.levelname}: {record.getMessage()}, with its traceback")
+            log.append(f"{record.levelname} {record.getMessage()}")
 
-    def show_failure(failure: HandlerFailure) -> None:
-        show(f"    on_error: {failure.exception!r}")
-
-    logging.getLogger(__package__).addHandler(ShowLog())
-    async with EventBus(on_error=show_failure) as bus:
-
-        @bus.on(OrderPlaced)
-        async def invoice(event: OrderPlaced) -> None:
-            show("    invoice (async) starts, and takes a moment")
-            await asyncio.sleep(0.3)
-            show("    invoice publishes InvoiceIssued, and waits for its handlers")
-            await bus.publish(InvoiceIssued(event.order_id))
-            show("    invoice is done")
-
-        @bus.on(OrderPlaced)
-        def stock(event: OrderPlaced) -> None:
-            show(f"    stock (sync) reserves the goods of order {event.order_id}")
-
-        @bus.on(OrderPlaced)
-        def audit(event: OrderPlaced) -> None:
-            show("    audit (sync) fails")
-            raise OSError("the audit disk is full")
-
-        @bus.on(OrderPlaced)
-        def notify(event: OrderPlaced) -> None:
-            show("    notify (sync) leaves a mail to the background: publish_nowait")
-            bus.publish_nowait(MailRequested(f"Thank you for order {event.order_id}"))
-
-        @bus.on(MailRequested)
-        async def mail(event: MailRequested) -> None:
-            show("    mail (async, background) starts")
-            await asyncio.sleep(0.5)
-            show(f"    mail is sent: {event.text!r}")
-
-        @bus.on(InvoiceIssued)
-        async def ledger(event: InvoiceIssued) -> None:
-            show(f"        ledger (async) books the invoice of order {event.order_id}")
-
-        base_class_calls: list[OrderEvent] = []
-        bus.subscribe(OrderEvent, base_class_calls.append)
-
-        print("Four handlers react to OrderPlaced; none of them knows another.\n")
-        show("await bus.publish(OrderPlaced(7))")
-        await bus.publish(OrderPlaced(7))
-        show("publish returns: all four have finished, one of them failed, nobody else noticed")
-        show(f"bus.pending is {bus.pending}: the mail; leaving `async with` waits for it")
-    show("the bus is closed")
+    logger, keeping = logging.getLogger(__package__), KeepLog()
+    logger.addHandler(keeping)
+    try:
+        async with shop() as bus:
+            with record(bus) as flow:
+                await bus.publish(OrderPlaced(7))
+                await bus.join()
+            who = wiring(bus)
+    finally:
+        logger.removeHandler(keeping)
     print(
-        f"\nA handler of the base class OrderEvent was called {len(base_class_calls)} times: "
-        "delivery is by exact type."
+        "What happened: an order was placed, one handler failed, and nobody else noticed.",
+        f"\n{flow.tree()}\n",
+        *[f"The log: {line}" for line in log],
+        "\nWho handles what: by exact type, so the handler of the base OrderEvent was not called.",
+        f"\n{who}",
+        sep="\n",
     )
+
+
+class MapError(Exception):
+    """Why there is no bus to map, in one line."""
+
+
+def load(target: str) -> EventBus:
+    """Return the bus that `package.module:attribute` names, or is made by the function there.
+
+    Raises:
+        MapError: It cannot be imported, is not there, or is neither a bus nor makes one.
+    """
+    module_name, _, path = target.partition(":")
+    if not module_name or not path or module_name.startswith("."):
+        raise MapError(f"expected package.module:attribute, got {target!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as exc:
+        raise MapError(f"cannot import {module_name}: {_one_line(exc)}") from exc
+    found: Any = module
+    try:
+        for name in path.split("."):
+            found = getattr(found, name)
+    except AttributeError as exc:
+        raise MapError(f"cannot find {path} in {module_name}: {_one_line(exc)}") from exc
+    is_bus = isinstance(found, EventBus)
+    if not is_bus and callable(found) and not inspect.iscoroutinefunction(found):
+        try:
+            found = found()
+        except (Exception, SystemExit) as exc:
+            raise MapError(f"cannot call {target}: {_one_line(exc)}") from exc
+        path += "()"
+    if isinstance(found, EventBus):
+        return found
+    raise MapError(
+        "expected an EventBus, or a plain function that returns one; "
+        f"{module_name}:{path} is {_one_line(repr(found))}"
+    )
+
+
+def _one_line(problem: object) -> str:
+    text = f"{problem}".strip().partition("\n")[0]
+    return f"{type(problem).__name__}: {text}" if isinstance(problem, BaseException) else text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,11 +95,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(title="commands", dest="command")
     commands.add_parser("demo", help="play an order on a real bus, and print what happens")
+    mapping = commands.add_parser("map", help="import an application, and print who handles what")
+    mapping.add_argument(
+        "bus",
+        metavar="package.module:attribute",
+        help="a bus, or a function without arguments that returns one",
+    )
+    mapping.add_argument("--format", choices=["text", "mermaid"], default="text")
     options = parser.parse_args(arguments)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")  # not every terminal knows the lines of a tree
     if options.command is None:
         parser.print_help()
-        return 0
-    asyncio.run(demo())
+    elif options.command == "demo":
+        asyncio.run(demo())
+    else:
+        try:
+            print(wiring(load(options.bus), options.format))
+        except MapError as exc:
+            print(f"{parser.prog} map: {exc}", file=sys.stderr)
+            return 2
     return 0
 
 

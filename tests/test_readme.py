@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The README's Python examples run in order, sharing names, and print what it says they print."""
+"""The README's Python examples run in order, sharing names, and print what it says they print.
+
+Those fenced as ```` ```python integration ```` need other packages, and are left out here.
+"""
 
 import ast
 import asyncio
