@@ -16,19 +16,17 @@ import asyncio
 import collections
 import contextlib
 import contextvars
-import logging
 import os
-import selectors
 import sys
 import zlib
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lab import listening, virtual_loop
 from oracle import Oracle
-from target import PACKAGE, Event, EventBus, EventCycleError
+from target import Event, EventBus, EventCycleError
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "3000"))
 MAX_DEPTH = 3
@@ -94,7 +92,7 @@ class Join:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Cancel a publisher; the last step of whoever does it."""
+    """Cancel a publisher, and wait: it may be one's own."""
 
     publisher: int
 
@@ -151,25 +149,6 @@ programs = st.builds(
 
 
 # The interpreter
-
-
-class Clock(selectors.DefaultSelector):
-    """A selector that waits for nothing but timers, and for these by setting the clock."""
-
-    now = 0.0
-
-    def select(self, timeout=None):
-        if timeout is None:
-            raise RuntimeError("everybody waits for somebody else")
-        self.now += max(timeout, 0.0)
-        return super().select(0)
-
-
-def virtual_loop():
-    clock = Clock()
-    loop = asyncio.SelectorEventLoop(clock)
-    loop.time = lambda: clock.now
-    return loop
 
 
 class World:
@@ -285,7 +264,7 @@ class World:
                 elif isinstance(step, Cancel):
                     for publisher in self.publishers[step.publisher : step.publisher + 1]:
                         publisher.cancel()
-                    return
+                    await self.wait((*here, "on"), 0)
                 elif isinstance(step, Join) and len(path) <= 3:  # a publisher, or its handler
                     await self.bus.join()
                     self.note(here, "joined")
@@ -381,24 +360,6 @@ def run_on_bus(program):
         return runner.run(World(program, make).run())
 
 
-@contextlib.contextmanager
-def logged():
-    """The messages at WARNING and above of the library and of asyncio, which are not printed."""
-    messages = []
-    recorder = logging.Handler(logging.WARNING)
-    recorder.emit = lambda record: messages.append(record.getMessage())
-    loggers = [logging.getLogger(PACKAGE), logging.getLogger("asyncio")]
-    for logger in loggers:
-        logger.addHandler(recorder)
-        logger.propagate = False
-    try:
-        yield messages
-    finally:
-        for logger in loggers:
-            logger.removeHandler(recorder)
-            logger.propagate = True
-
-
 def per_event(world):
     """The handlers of each event, in the order in which they started."""
     starts = {}
@@ -428,14 +389,12 @@ tried = collections.Counter()
 @given(programs)
 def check_agreement(program):
     expected = run_on_oracle(program)
-    with logged() as messages:
+    with listening() as messages:
         world = run_on_bus(program)
     tried["programs"] += 1
     tried["handler runs"] += len(world.starts)
     tried["failures"] += world.failures
     tried["cancellations"] += sum(n for what, n in world.log.items() if "cancelled" in what[1:2])
-    event(f"factory {program.factory}")
-    event("some handler ran" if world.starts else "no handler ran")
     assert world.log - expected.log == expected.log - world.log == collections.Counter()
     assert per_event(world) == per_event(expected)
     assert per_handler(world) == per_handler(expected)
