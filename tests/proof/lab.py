@@ -36,15 +36,17 @@ def listening():
     Nobody else gets it, and the records, which hold exceptions and their frames, are let go.
     """
     messages = []
-    recorder = logging.Handler(logging.WARNING)
-    recorder.emit = lambda record: messages.append((record.name, record.getMessage()))
+
+    def note(record):
+        if record.levelno >= logging.WARNING:
+            messages.append((record.name, record.getMessage()))
+        return False
+
     loggers = [logging.getLogger(PACKAGE), logging.getLogger("asyncio")]
     for logger in loggers:
-        logger.addHandler(recorder)
-        logger.propagate = False
+        logger.addFilter(note)
     try:
         yield messages
     finally:
         for logger in loggers:
-            logger.removeHandler(recorder)
-            logger.propagate = True
+            logger.removeFilter(note)
