@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: MIT
+"""Threads, loops and limits at once: what an application does to a bus on its worst day."""
+
+import asyncio
+import collections
+import contextlib
+import functools
+import gc
+import random
+import sys
+import threading
+
+import pytest
+from lab import listening
+from target import PACKAGE, Event, EventBus
+
+THREADS = 8
+
+
+class Ping(Event):
+    def __init__(self, number=0):
+        self.number = number
+
+
+TYPES = [type(f"Ping{number}", (Ping,), {}) for number in range(4)]
+
+
+# What asyncio says of a task that has raised what ends the program, or the last straw.
+NEVER_RETRIEVED = "Task exception was never retrieved"
+
+
+@pytest.fixture
+def log():
+    """What the library and asyncio have logged so far; asyncio has nothing to complain about."""
+    gc.collect()  # an earlier test's garbage is not to be heard here
+    with listening() as messages:
+        yield messages
+        gc.collect()
+    complaints = [message for logger, message in messages if logger == "asyncio"]
+    assert [each for each in complaints if not each.startswith(NEVER_RETRIEVED)] == []
+
+
+@pytest.fixture
+def quiet(log):
+    """The same, and every exception was retrieved."""
+    yield log
+    gc.collect()
+    assert [message for logger, message in log if logger == "asyncio"] == []
+
+
+@pytest.fixture
+def busy_switching():
+    """Let the interpreter switch threads as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def in_threads(*functions):
+    """Run each function in a thread of its own, all starting together; none may raise or hang."""
+    raised, start = [], threading.Barrier(len(functions))
+
+    def run(function):
+        try:
+            start.wait()
+            function()
+        except BaseException as exc:
+            raised.append(exc)
+
+    threads = [threading.Thread(target=run, args=(each,), daemon=True) for each in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads), "deadlock"
+    assert raised == []
+
+
+def uvloop_or_skip():
+    return pytest.importorskip("uvloop").new_event_loop()
+
+
+def eager_loop():
+    if sys.version_info < (3, 12):
+        pytest.skip("eager tasks came with Python 3.12")
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
+def factory_loop():
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(lambda loop, coro, **kwargs: asyncio.Task(coro, loop=loop, **kwargs))
+    return loop
+
+
+every_loop = pytest.mark.parametrize(
+    "new_loop", [asyncio.new_event_loop, factory_loop, eager_loop, uvloop_or_skip]
+)
+
+
+# C2.6, C5.6: threads
+
+
+def test_registry_hammered_while_publishing(busy_switching, quiet):
+    """C2.6: eight threads change everything; who is subscribed gets each event once, in order."""
+    bus, done = EventBus(), threading.Event()
+    got = {event_type: collections.defaultdict(list) for event_type in TYPES}
+    handlers = []  # for each type: sync, async and sync again
+    transient = collections.Counter()
+
+    def note(event_type, place, event):
+        got[event_type][event.number].append(place)
+
+    async def note_async(event_type, place, event):
+        note(event_type, place, event)
+        await asyncio.sleep(0)
+
+    for event_type in TYPES:
+        for place, function in enumerate([note, note_async, note]):
+            handlers.append(functools.partial(function, event_type, place))
+            bus.subscribe(event_type, handlers[-1])
+
+    @contextlib.contextmanager
+    def hook(_event, _handler):
+        transient["hook"] += 1
+        yield
+
+    def churn(seed):
+        choose = random.Random(seed)
+        while not done.is_set():
+            event_type = choose.choice([*TYPES, Ping])
+            kind = choose.randrange(4)
+            if kind == 0:
+                with bus.subscribe(event_type, lambda event: transient.update(["once"])) as known:
+                    assert known.handler in bus.handlers(event_type)
+                assert known.handler not in bus.handlers(event_type)
+            elif kind == 1:
+                with bus.instrument(hook):
+                    bus.event_types()
+            elif kind == 2:
+                callback = [].append
+                bus.subscribe(event_type, callback)
+                bus.unsubscribe(event_type, callback)
+            else:
+                assert bus.subscribe(TYPES[0], handlers[0]) is bus.subscribe(TYPES[0], handlers[0])
+
+    async def publish(first):
+        for number in range(first, first + 300):
+            for event_type in TYPES:
+                await bus.publish(event_type(number))
+                bus.publish_nowait(event_type(-1 - number))
+            await bus.publish(Ping())  # handled by nobody but those who come and go
+            await bus.join()
+
+    running = [2]
+
+    def publisher(first):
+        try:
+            asyncio.run(publish(first))
+        finally:
+            running[0] -= 1
+            if not running[0]:
+                done.set()
+
+    churners = [functools.partial(churn, seed) for seed in range(THREADS)]
+    in_threads(*churners, lambda: publisher(1), lambda: publisher(1001))
+    for event_type in TYPES:
+        assert len(got[event_type]) == 1200
+        assert set(map(tuple, got[event_type].values())) == {(0, 1, 2)}
+        assert len(bus.handlers(event_type)) == 3
+    assert set(bus.event_types()) == set(TYPES)
+    assert bus.handlers(Ping) == ()
+    transient.clear()  # all have gone, the hooks as well
+    for event_type in TYPES:
+        asyncio.run(bus.publish(event_type()))
+    assert not transient
+    assert quiet == []
+
+
+def test_closing_while_others_publish(busy_switching, quiet):
+    """C6.2: whatever was accepted before another thread closed the bus is delivered, once."""
+    for _ in range(20):
+        bus, accepted, delivered = EventBus(), collections.deque(), collections.deque()
+        bus.subscribe(Ping, delivered.append)
+
+        async def publish(bus=bus, accepted=accepted):
+            for _ in range(10_000):
+                event = Ping()
+                try:
+                    bus.publish_nowait(event)
+                except RuntimeError:
+                    break
+                accepted.append(event)
+                await asyncio.sleep(0)
+            await bus.join()
+            with pytest.raises(RuntimeError, match="closed"):
+                await bus.publish(Ping())
+
+        async def close(bus=bus, accepted=accepted):
+            while not accepted:
+                await asyncio.sleep(0)
+            await bus.aclose()
+
+        in_threads(*[lambda p=publish: asyncio.run(p())] * 3, lambda c=close: asyncio.run(c()))
+        assert sorted(map(id, accepted)) == sorted(map(id, delivered))
+    assert quiet == []
+
+
+def test_many_loops_some_closed_early(busy_switching, errors):
+    """C5.6: of eight threads' short loops half are closed too early; each loss is logged, once."""
+    bus, here = EventBus(), threading.local()
+    delivered, accepted, lost_on_purpose = [collections.Counter() for _ in range(3)]
+
+    def count(event):
+        delivered[event.number] += 1
+        assert event.number == here.number  # it is still on the thread that published it
+
+    async def count_async(event):
+        await asyncio.sleep(0)
+        count(event)
+
+    bus.subscribe(TYPES[0], count)
+    bus.subscribe(TYPES[1], count_async)
+
+    async def finish(number):
+        for event_type in TYPES[:2] * 5:
+            bus.publish_nowait(event_type(number))
+        assert bus.pending == 10
+        await bus.publish(TYPES[0](number))
+        await bus.join()
+        assert bus.pending == 0
+        accepted[number] += 11
+
+    async def abandon(number):
+        for _ in range(7):
+            bus.publish_nowait(TYPES[0](number))
+        lost_on_purpose[number] += 7
+
+    def work(number):
+        here.number = number
+        for step in range(20):
+            loop = asyncio.new_event_loop()
+            with contextlib.closing(loop):
+                if step % 2:
+                    loop.run_until_complete(finish(number))
+                else:
+                    # Closed before the loop has started what was accepted.
+                    loop.call_soon(loop.stop)
+                    task = loop.create_task(abandon(number))
+                    loop.run_forever()
+                    assert task.done()
+
+    in_threads(*[functools.partial(work, number) for number in range(THREADS)])
+    asyncio.run(finish(here.__dict__.setdefault("number", THREADS)))  # sees what is left to log
+    assert delivered == accepted
+    losses = [record.args[0] for record in errors]
+    assert set(losses) == {7}
+    assert sum(losses) == lost_on_purpose.total() == THREADS * 10 * 7
+
+
+# C4.4: what a handler may do to the interpreter
+
+
+def exhaust_stack(_event):
+    exhaust_stack(_event)
+
+
+def exhaust_memory(_event):
+    bytearray(sys.maxsize)
+
+
+async def exhaust_stack_later(event):
+    await asyncio.sleep(0)
+    exhaust_stack(event)
+
+
+async def exhaust_memory_later(event):
+    await asyncio.sleep(0)
+    exhaust_memory(event)
+
+
+async def exhaust_stack_by_awaiting(event):
+    await exhaust_stack_by_awaiting(event)
+
+
+@every_loop
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (exhaust_stack, RecursionError),
+        (exhaust_stack_later, RecursionError),
+        (exhaust_stack_by_awaiting, RecursionError),
+        (exhaust_memory, MemoryError),
+        (exhaust_memory_later, MemoryError),
+    ],
+)
+def test_exhausted_handler_is_isolated(quiet, new_loop, handler, error):
+    """C4.4: RecursionError and MemoryError are failures like any other, logged once each."""
+    failures, got = [], []
+    bus = EventBus(on_error=lambda failure: failures.append(type(failure.exception)))
+
+    async def other(event):
+        await asyncio.sleep(0)
+        got.append(event)
+
+    async def main():
+        for each in (got.append, handler, other):
+            bus.subscribe(Ping, each)
+        await bus.publish(Ping())
+        bus.publish_nowait(Ping())
+        await bus.join()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    assert failures == [error] * 2
+    assert len(got) == 4
+    assert [logger for logger, _ in quiet] == [PACKAGE] * 2
+
+
+def depth_of_stack():
+    frame, depth = sys._getframe(), 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    return depth
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("way", ["publish", "publish_nowait", "chain"])
+def test_hardly_any_stack_left(log, monkeypatch, way):
+    """C4.4: with few frames left the error is somebody's, and the bus is as good as new after."""
+    outcomes = collections.Counter()
+    # Whoever listens to errors needs more stack than there is.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+
+    async def attempt(bus, room):
+        limit = sys.getrecursionlimit()
+        error = None
+        try:
+            sys.setrecursionlimit(depth_of_stack() + room)
+            if way == "publish_nowait":
+                bus.publish_nowait(TYPES[0]())
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            else:
+                await bus.publish(TYPES[0]())
+        except RecursionError as exc:
+            error = exc
+        finally:
+            sys.setrecursionlimit(limit)
+        outcomes["refused" if error else "passed"] += 1
+
+    async def main(room):
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        bus, got = EventBus(max_depth=None), []
+
+        async def pass_on(event):
+            if event.number < (150 if way == "chain" else 1):
+                await bus.publish(TYPES[0](event.number + 1))
+
+        bus.subscribe(TYPES[0], pass_on)
+        bus.subscribe(TYPES[0], lambda event: None)
+        bus.subscribe(TYPES[1], got.append)
+        await asyncio.create_task(attempt(bus, room))
+        async with asyncio.timeout(20):  # or else it hangs for ever
+            await bus.join()
+        await bus.publish(TYPES[1]())
+        bus.publish_nowait(TYPES[1]())
+        await bus.join()
+        assert len(got) == 2
+        assert bus.pending == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    for room in range(4, 120, 3):
+        asyncio.run(main(room))
+    assert outcomes["passed"]
+
+
+class HardPressedLoop(asyncio.SelectorEventLoop):
+    """A loop that can be out of memory."""
+
+    exhausted = False
+
+    def call_soon(self, *args, **kwargs):
+        if self.exhausted:
+            raise MemoryError
+        return super().call_soon(*args, **kwargs)
+
+
+def test_refused_by_the_loop(quiet):
+    """C5.3: an event that the loop has no memory for is refused, and those after it are not."""
+    bus, got = EventBus(), []
+    bus.subscribe(Ping, lambda event: got.append(event.number))
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.exhausted = True
+        with pytest.raises(MemoryError):
+            bus.publish_nowait(Ping(1))
+        loop.exhausted = False
+        assert bus.pending == 0
+        bus.publish_nowait(Ping(2))
+        async with asyncio.timeout(20):  # or else it hangs for ever
+            await bus.join()
+        assert got == [2]
+
+    with asyncio.Runner(loop_factory=HardPressedLoop) as runner:
+        runner.run(main())
+    assert quiet == []
+
+
+# C4.5: what ends the program
+
+
+@every_loop
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("kind", ["sync", "async", "later", "nested"])
+@pytest.mark.parametrize("way", ["publish", "publish_nowait"])
+def test_no_sibling_outlives_the_program(log, new_loop, error, kind, way):
+    """C4.5: KeyboardInterrupt and SystemExit leave `run`, and no handler runs after it."""
+    bus, started, ended = EventBus(), collections.Counter(), collections.Counter()
+
+    async def sibling(event):
+        started[type(event)] += 1
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            ended[type(event)] += 1
+
+    def end(_event):
+        raise error
+
+    async def end_at_once(_event):
+        raise error
+
+    async def end_later(_event):
+        await asyncio.sleep(0)
+        raise error
+
+    async def end_below(_event):
+        await bus.publish(TYPES[1]())
+
+    kinds = {"sync": end, "async": end_at_once, "later": end_later, "nested": end_below}
+    bus.subscribe(TYPES[0], sibling)
+    bus.subscribe(TYPES[0], kinds[kind])
+    bus.subscribe(TYPES[0], functools.partial(sibling))
+    for each in (functools.partial(sibling), end_later, functools.partial(sibling)):
+        bus.subscribe(TYPES[1], each)
+
+    async def main():
+        if way == "publish":
+            await bus.publish(TYPES[0]())
+        else:
+            bus.publish_nowait(TYPES[0]())
+            await bus.join()
+
+    runner = asyncio.Runner(loop_factory=new_loop)
+    with pytest.raises(error), runner:
+        runner.run(main())
+    assert started == ended
+    assert started
+    del runner
+    gc.collect()
+    assert log == [] or way == "publish_nowait"
+
+
+# asyncio's debug mode
+
+
+@every_loop
+def test_debug_mode_has_nothing_to_say(quiet, new_loop):
+    """C5.4: no slow callback in a burst, nothing never awaited or retrieved, on a full programme."""
+    bus = EventBus(handler_timeout=5.0)
+
+    def spin(_event):
+        for _ in range(2_000):
+            pass
+
+    async def spin_async(event):
+        spin(event)
+
+    async def wait(_event):
+        await asyncio.sleep(0.001)
+
+    async def fail(event):
+        await asyncio.sleep(0)
+        raise LookupError
+
+    def disguised(event):
+        return wait(event)
+
+    async def nested(_event):
+        await bus.publish(TYPES[2]())
+        bus.publish_nowait(TYPES[1]())
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.slow_callback_duration = 0.5  # a burst in one go would take seconds
+        for event_type, handlers in zip(
+            TYPES,
+            ([nested, wait, spin], [fail, disguised], [disguised, spin_async], [spin]),
+            strict=True,
+        ):
+            for handler in handlers:
+                bus.subscribe(event_type, handler)
+        for _ in range(20_000):
+            bus.publish_nowait(TYPES[3]())
+        for _ in range(100):
+            bus.publish_nowait(TYPES[0]())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.0005):
+                    await bus.publish(TYPES[0]())
+        publish = asyncio.create_task(bus.publish(TYPES[0]()))
+        await asyncio.sleep(0)
+        publish.cancel()
+        waiting = bus.wait_for(TYPES[2], where=lambda event: 1 / 0)
+        await bus.publish(TYPES[2]())
+        with pytest.raises(ZeroDivisionError):
+            await waiting
+        await bus.join()
+        bus.publish_nowait(TYPES[0]())
+        await bus.aclose(timeout=0)
+
+    with asyncio.Runner(debug=True, loop_factory=new_loop) as runner:
+        runner.run(main())
