@@ -42,21 +42,25 @@ def make_trial(contender: type[Contender], kinds: Kinds, effort: Effort) -> Tria
 
 async def measure(effort: Effort) -> list[Table]:
     contenders = available()
-    tables = []
+    tables: list[Table] = []
+    table_of: dict[str, Table] = {}
+    trials: dict[str, dict[str, Trial]] = {}
     for title, cases in GROUPS.items():
         table = Table(f"One publish, {title}", "µs", list(cases))
         table.lacks = {contender.name: contender.lacks for contender in contenders}
+        tables.append(table)
         for case, kinds in cases.items():
-            trials = {}
+            table_of[case] = table
+            trials[case] = {}
             for contender in contenders:
                 reason = contender.refuses("publish", kinds)
                 if reason is None:
-                    trials[contender.name] = make_trial(contender, kinds, effort)
+                    trials[case][contender.name] = make_trial(contender, kinds, effort)
                 else:
                     table.add(contender.name, case, reason)
-            for name, (cell,) in (await interleave(case, trials, effort.rounds)).items():
-                table.add(name, case, cell)
-        tables.append(table)
+    for case, best in (await interleave("one publish", trials, effort.rounds)).items():
+        for name, (cell,) in best.items():
+            table_of[case].add(name, case, cell)
     return tables
 
 

@@ -156,12 +156,14 @@ async def measure(effort: Effort) -> list[Table]:
             Table(name, its_unit, list(cases.values()))
             for name, its_unit in zip(names, columns.values(), strict=True)
         ]
-        for count in counts:
-            trials = {name: make(make_bus, count) for name, make_bus in contenders.items()}
-            best = await interleave(f"{title}, {cases[count]}", trials, rounds, len(columns))
+        trials = {
+            cases[count]: {name: make(make_bus, count) for name, make_bus in contenders.items()}
+            for count in counts
+        }
+        for case, best in (await interleave(title, trials, rounds, len(columns))).items():
             for name, figures in best.items():
                 for table, figure in zip(added, figures, strict=True):
-                    table.add(name, cases[count], figure)
+                    table.add(name, case, figure)
         tables.extend(added)
 
     few = effort.quick

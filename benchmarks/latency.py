@@ -48,12 +48,15 @@ def make_trial(make_bus: Callable[[], Any], kinds: Kinds, burst: int) -> Trial:
 
 async def measure(effort: Effort) -> list[Table]:
     burst = BURST // 10 if effort.quick else BURST
+    trials = {
+        case: {name: make_trial(make_bus, kinds, burst) for name, make_bus in buses().items()}
+        for case, kinds in CASES.items()
+    }
     tables = []
-    for case, kinds in CASES.items():
+    best = await interleave("latency", trials, min(effort.rounds, 3), len(COLUMNS))
+    for case, by_name in best.items():
         table = Table(f"Another callback's wait during a burst of {burst:,}, {case}", "ms", COLUMNS)
-        trials = {name: make_trial(make_bus, kinds, burst) for name, make_bus in buses().items()}
-        best = await interleave(f"latency, {case}", trials, min(effort.rounds, 3), len(COLUMNS))
-        for name, figures in best.items():
+        for name, figures in by_name.items():
             for column, figure in zip(COLUMNS, figures, strict=True):
                 table.add(name, column, figure)
         tables.append(table)

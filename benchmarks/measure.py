@@ -160,30 +160,33 @@ async def settle() -> None:
 
 
 async def interleave(
-    label: str, trials: Mapping[str, Trial], rounds: int, width: int = 1
-) -> dict[str, tuple[Cell, ...]]:
-    """Run the trials in turn, `rounds` times; return the best of each of their `width` figures.
+    label: str, cases: Mapping[str, Mapping[str, Trial]], rounds: int, width: int = 1
+) -> dict[str, dict[str, tuple[Cell, ...]]]:
+    """Run every trial of every case in turn, `rounds` times.
 
-    In place of the figures of another project that fails here stands its failure.
+    So the rounds of one case lie seconds apart, and a slow moment of the machine spoils one of
+    them at most. Returns, by case and contender, the best of each of the `width` figures; in
+    place of those of another project that fails here stands its failure.
     """
-    print(f"  {label}", file=sys.stderr, flush=True)
-    best: dict[str, tuple[float, ...]] = {}
-    failed: dict[str, tuple[Cell, ...]] = {}
-    for _ in range(rounds):
-        for name, trial in trials.items():
-            if name in failed:
-                continue
-            gc.collect()
-            try:
-                figures = await trial()
-            except Miscount:
-                raise
-            except Exception as exc:
-                if name in ("eventbus", "pyee variant"):
+    best: dict[str, dict[str, tuple[float, ...]]] = {case: {} for case in cases}
+    failed: dict[str, dict[str, tuple[Cell, ...]]] = {case: {} for case in cases}
+    for number in range(1, rounds + 1):
+        print(f"  {label}: round {number} of {rounds}", file=sys.stderr, flush=True)
+        for case, trials in cases.items():
+            for name, trial in trials.items():
+                if name in failed[case]:
+                    continue
+                gc.collect()
+                try:
+                    figures = await trial()
+                except Miscount:
                     raise
-                print(f"  {name} is skipped: {exc!r}", file=sys.stderr)
-                failed[name] = (f"does not work here: {type(exc).__name__}",) * width
-            else:
-                before = best.get(name, figures)
-                best[name] = tuple(map(min, before, figures))
-    return {**best, **failed}
+                except Exception as exc:
+                    if name in ("eventbus", "pyee variant"):
+                        raise
+                    print(f"  {case}: {name} is skipped: {exc!r}", file=sys.stderr)
+                    failed[case][name] = (f"does not work here: {type(exc).__name__}",) * width
+                else:
+                    before = best[case].get(name, figures)
+                    best[case][name] = tuple(map(min, before, figures))
+    return {case: {**best[case], **failed[case]} for case in cases}

@@ -58,17 +58,18 @@ async def measure(effort: Effort) -> list[Table]:
     ):
         to_publish = Table(f"One publish_nowait, {what}: to publish it", "µs", list(cases))
         to_complete = Table(f"One publish_nowait, {what}: to completion", "µs", list(cases))
+        trials: dict[str, dict[str, Trial]] = {case: {} for case in cases}
         for case, kinds in cases.items():
-            trials = {}
             for contender in contenders:
                 reason = contender.refuses("publish_nowait", kinds)
                 if reason is None:
-                    trials[contender.name] = make_trial(contender, kinds, events, seconds)
+                    trials[case][contender.name] = make_trial(contender, kinds, events, seconds)
                 else:
                     to_publish.add(contender.name, case, reason)
                     to_complete.add(contender.name, case, reason)
-            best = await interleave(f"nowait, {what}, {case}", trials, rounds, width=2)
-            for name, (publish, complete) in best.items():
+        best = await interleave(f"publish_nowait, {what}", trials, rounds, width=2)
+        for case, by_name in best.items():
+            for name, (publish, complete) in by_name.items():
                 to_publish.add(name, case, publish)
                 to_complete.add(name, case, complete)
         for table in (to_publish, to_complete):

@@ -15,6 +15,9 @@ from . import EventBus
 from ._demo import OrderPlaced, shop
 from .flow import record, wiring
 
+# `__name__` is "__main__" here, and `__package__` is on its way out of Python.
+PACKAGE = EventBus.__module__.rpartition(".")[0]
+
 
 async def demo() -> None:
     """Play an order, its invoice and its mail, and print what happens and who handles what."""
@@ -24,7 +27,7 @@ async def demo() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             log.append(f"{record.levelname} {record.getMessage()}")
 
-    logger, keeping = logging.getLogger(__package__), KeepLog()
+    logger, keeping = logging.getLogger(PACKAGE), KeepLog()
     logger.addHandler(keeping)
     try:
         async with shop() as bus:
@@ -91,7 +94,7 @@ def _one_line(problem: object) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog=f"python3 -m {__package__}", description="An in-process event bus for asyncio."
+        prog=f"python3 -m {PACKAGE}", description="An in-process event bus for asyncio."
     )
     commands = parser.add_subparsers(title="commands", dest="command")
     commands.add_parser("demo", help="play an order on a real bus, and print what happens")

@@ -32,7 +32,7 @@ from ._publication import (
     set_current,
 )
 
-_logger = logging.getLogger(__package__)
+_logger = logging.getLogger(__name__.rpartition(".")[0])
 
 # Backlogs with unfinished runs. A bus may be dropped while its handlers run, and a handler may wait
 # for what nothing else refers to; neither is to be garbage-collected half-way.

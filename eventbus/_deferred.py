@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ._event import Event, check_event
 
-_logger = logging.getLogger(__package__)
+_logger = logging.getLogger(__name__.rpartition(".")[0])
 
 
 class Publisher(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ._event import Event
 from ._handler import CompiledHandler, Handler
 
-_logger = logging.getLogger(__package__)
+_logger = logging.getLogger(__name__.rpartition(".")[0])
 
 Chain = tuple[type[Event], ...]
 

@@ -28,7 +28,7 @@ from ._handler import (
     observed,
 )
 
-_logger = logging.getLogger(__package__)
+_logger = logging.getLogger(__name__.rpartition(".")[0])
 
 # The route of every type that nobody handles.
 _NOBODY = Route(())

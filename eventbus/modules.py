@@ -23,7 +23,7 @@ from typing import Protocol
 
 from . import Event, EventBus, Handler
 
-_logger = logging.getLogger(__package__)
+_logger = logging.getLogger(__name__.rpartition(".")[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ from eventbus import (
     Publisher,
     Subscription,
 )
+from eventbus.flow import Flow, record, wiring
+from eventbus.modules import Module, ModuleBase, ModuleMeta, register_modules
+from eventbus.testing import capture, strict
 
 
 class OrderEvent(Event):
@@ -264,3 +267,47 @@ async def living() -> None:
     await own.aclose()
     await own.aclose(timeout=1.5)
     assert_type(await own.aclose(None), None)
+
+
+async def testing() -> None:
+    """Captured events have the types that were asked for."""
+    with strict(bus), capture(bus, OrderPlaced) as orders:
+        await place_order(bus)
+    assert_type(orders, list[OrderPlaced])
+    with capture(bus, OrderPlaced, InvoiceIssued) as two:
+        assert_type(two, list[OrderPlaced | InvoiceIssued])
+    with capture(bus, OrderPlaced, InvoiceIssued, MailRequested) as three:
+        assert_type(three, list[OrderPlaced | InvoiceIssued | MailRequested])
+
+
+async def recording() -> None:
+    """What happens, and who handles what."""
+    with record(bus) as flow:
+        await place_order(bus)
+    assert_type(flow, Flow)
+    assert_type(flow.tree() + flow.mermaid() + wiring(bus) + wiring(bus, format="mermaid"), str)
+    assert_type(flow.cycles, list[tuple[type[Event], ...]])
+    assert_type(flow.unhandled, list[type[Event]])
+
+
+class OrdersModule(ModuleBase):
+    meta = ModuleMeta("orders")
+
+    def register_event_handlers(self, bus: EventBus) -> None:
+        bus.subscribe(OrderPlaced, handle)
+
+
+class ForeignModule:
+    """Has the shape of a module, and nothing else of this package."""
+
+    def __init__(self) -> None:
+        self.meta = ModuleMeta("foreign", depends_on=("orders",))
+
+    def register_event_handlers(self, bus: EventBus) -> None: ...
+
+
+def registering() -> None:
+    """Whatever has the shape of a module is one."""
+    modules: list[Module] = [OrdersModule(), ForeignModule()]
+    assert_type(register_modules(bus, modules), tuple[Module, ...])
+    register_modules(bus, [OrdersModule()])

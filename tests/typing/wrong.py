@@ -16,6 +16,9 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from eventbus import Event, EventBus, Handler, HandlerFailure, Publisher
+from eventbus.flow import record, wiring
+from eventbus.modules import ModuleMeta, register_modules
+from eventbus.testing import capture, strict
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,3 +193,24 @@ def instrumenting(of_handler: HandlerHook, of_event: EventHook) -> None:
     bus.instrument(of_handler)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bus.instrument(of_event)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bus.instrument(async_hook)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class NamelessModule:
+    def register_event_handlers(self, bus: EventBus) -> None: ...
+
+
+def helping() -> None:
+    with capture(bus, OrderPlaced) as events:
+        print(events[0].amount)  # XX
+    with capture(bus, NoEvent):  # XX
+        pass
+    with capture(bus, OrderPlaced(1)):  # XX
+        pass
+    with strict(OrderPlaced):  # XX
+        pass
+    with record(bus, 10):  # XX
+        pass
+    wiring(OrderPlaced)  # XX
+    ModuleMeta("orders", depends_on=("stock", 1))  # XX
+    register_modules(bus, [NamelessModule()])  # XX
+    register_modules([NamelessModule()])  # XX
