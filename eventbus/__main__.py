@@ -6,9 +6,9 @@ import asyncio
 import importlib
 import inspect
 import logging
-import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from . import EventBus
@@ -60,7 +60,7 @@ def load(target: str) -> EventBus:
     module_name, _, path = target.partition(":")
     if not module_name or not path or module_name.startswith("."):
         raise MapError(f"expected package.module:attribute, got {target!r}")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as exc:

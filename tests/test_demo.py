@@ -153,7 +153,7 @@ def main(shop, monkeypatch):
 def test_map_finds_the_bus(main, capsys, attribute):
     """The current folder is importable; attributes may have dots, and make the bus."""
     assert main(["map", f"company.shop:{attribute}"]) == 0
-    path = os.path.join("company", "shop.py")
+    path = Path("company", "shop.py")
     assert capsys.readouterr().out == f"OrderPlaced\n└─ company.shop.send_mail  async  {path}:7\n"
 
 
@@ -181,7 +181,7 @@ def test_map_in_a_process_of_its_own(shop):
 
 
 @pytest.mark.parametrize(
-    "target, problem",
+    ("target", "problem"),
     [
         ("company.shop", "expected package.module:attribute, got 'company.shop'"),
         (":bus", "expected package.module:attribute, got ':bus'"),

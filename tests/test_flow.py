@@ -126,7 +126,9 @@ def test_mermaid_takes_no_name_for_its_own(bus):
     bus.subscribe(Order, functools.partial(handler, Order))
     label = re.search(r'n1\["(.*?)<br/>sync', wiring(bus, "mermaid"))[1]
     assert set(re.sub(r"#\d+;", "", label)) <= set("_ main.abclssp34i")
-    assert "__" not in label and "class#95;" in label and "a_b" in label
+    assert "__" not in label
+    assert "class#95;" in label
+    assert "a_b" in label
     decoded = re.sub(r"#(\d+);", lambda match: chr(int(match[1])), label)
     assert decoded == '__main__.a_b.class_["<i>`#34;&amp;"]'
 
@@ -229,7 +231,7 @@ async def test_tree_is_aligned(bus, errors):
 
 
 @pytest.mark.parametrize(
-    "name, shown",
+    ("name", "shown"),
     [
         ("a" * 33 + ".register.<locals>.handle", "m." + "a" * 33 + ".register.handle"),
         ("shop." + "a" * 60 + ".handle", "…" + "a" * 45 + ".handle"),
@@ -316,7 +318,7 @@ class Unreadable(Exception):
 
 
 @pytest.mark.parametrize(
-    "error, remark",
+    ("error", "remark"),
     [
         (LookupError(), "LookupError"),
         (LookupError("\n first\x1b[31m\nsecond"), "LookupError: first [31m"),
@@ -673,6 +675,7 @@ def subscribe_steps(bus, steps, publish="publish_nowait"):
             if untaken:
                 untaken.clear()
                 return getattr(bus, publish)(kinds[target]())
+            return None
 
         bus.subscribe(kinds[source], step)
     return kinds
@@ -680,7 +683,7 @@ def subscribe_steps(bus, steps, publish="publish_nowait"):
 
 @pytest.mark.parametrize("publish", ["publish", "publish_nowait"])
 @pytest.mark.parametrize(
-    "steps, circles",
+    ("steps", "circles"),
     [
         (["AB", "BC", "AC"], []),
         (["AA"], ["AA"]),
@@ -715,7 +718,7 @@ async def test_circles_of_a_dense_graph(bus):
 
 
 async def test_flow_as_mermaid(bus, errors):
-    """Section 5: event -> handler -> event, background dotted, failed and unhandled standing out."""
+    """Section 5: event -> handler -> event; background dotted, failed and unhandled marked."""
 
     @short
     def fail(event):

@@ -113,7 +113,8 @@ async def test_failures_are_raised_at_the_end(bus, errors, handler):
         f"2 handlers failed: {name} on OrderPlaced, {name} on InvoiceIssued"
     )
     assert [type(error) for error in raised.value.exceptions] == [Mishap, Mishap]
-    assert finished and len(errors) == 2  # the publisher goes on, and the log has them as ever
+    assert finished
+    assert len(errors) == 2
 
 
 async def test_nothing_is_raised_if_nothing_fails(bus):
@@ -277,6 +278,7 @@ async def test_the_group_is_in_no_reference_cycle(bus, monkeypatch):
                 await bus.publish(OrderPlaced())
         except ExceptionGroup as group:
             error = weakref.ref(group.exceptions[0])
-        assert error is not None and error() is None
+        assert error is not None
+        assert error() is None
     finally:
         gc.enable()

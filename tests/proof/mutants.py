@@ -4,8 +4,8 @@
     python tests/proof/mutants.py [--module _bus.py ...] [--sample N] [--seed S] [--match TEXT]
 
 Run by hand, with pytest installed, on a quiet machine: it works on a copy in a temporary folder,
-and takes an hour or two for everything. Prints the mutants that survive, with their diffs, as it goes; the
-exit status is 1 if there are any. Each is either a test that is missing, or makes no difference.
+and takes an hour or two for everything. Prints the mutants that survive, with their diffs, as it
+goes; the exit status is 1 if there are any. Each is a test that is missing, or makes no difference.
 """
 
 import argparse

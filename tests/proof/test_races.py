@@ -472,7 +472,7 @@ def test_no_sibling_outlives_the_program(log, new_loop, error, kind, way):
 
 @every_loop
 def test_debug_mode_has_nothing_to_say(quiet, new_loop):
-    """C5.4: no slow callback in a burst, nothing never awaited or retrieved, on a full programme."""
+    """C5.4: no slow callback in a burst; nothing is never awaited or never retrieved."""
     bus = EventBus(handler_timeout=5.0)
 
     def spin(_event):

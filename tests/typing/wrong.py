@@ -201,16 +201,16 @@ class NamelessModule:
 
 def helping() -> None:
     with capture(bus, OrderPlaced) as events:
-        print(events[0].amount)  # XX
-    with capture(bus, NoEvent):  # XX
+        print(events[0].amount)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    with capture(bus, NoEvent):  # type: ignore[type-var]  # pyright: ignore[reportCallIssue, reportArgumentType]
         pass
-    with capture(bus, OrderPlaced(1)):  # XX
+    with capture(bus, OrderPlaced(1)):  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
         pass
-    with strict(OrderPlaced):  # XX
+    with strict(OrderPlaced):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         pass
-    with record(bus, 10):  # XX
+    with record(bus, 10):  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
         pass
-    wiring(OrderPlaced)  # XX
-    ModuleMeta("orders", depends_on=("stock", 1))  # XX
-    register_modules(bus, [NamelessModule()])  # XX
-    register_modules([NamelessModule()])  # XX
+    wiring(OrderPlaced)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ModuleMeta("orders", depends_on=("stock", 1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    register_modules(bus, [NamelessModule()])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    register_modules([NamelessModule()])  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
