@@ -244,8 +244,7 @@ class EventBus:
                     result = context.run(target.call, event)
                     if result is not None and isawaitable(result):
                         route.learn(target)
-                        unawaited = unawaited or []
-                        unawaited.append((target.continuation(result), context))
+                        unawaited = [*(unawaited or ()), (target.continuation(result), context)]
                 except (Exception, CancelledError) as exc:
                     context.run(report, target, event, exc, chain_to(parent, type(event)))
             if unawaited is None:
@@ -290,8 +289,7 @@ class EventBus:
                             rest = call_in_place(target, event, parent, context)
                             if rest is not None:
                                 route.learn(target)
-                                unawaited = unawaited or []
-                                unawaited.append((rest, context))
+                                unawaited = [*(unawaited or ()), (rest, context)]
                 else:
                     # Sync handlers as well: between tasks that start later, they have their turn.
                     running = {}
@@ -381,13 +379,9 @@ class EventBus:
                 with one argument, or is async.
             RuntimeError: No loop is running in this thread, or the bus is closed.
         """
-        if where is not None and describe(where).is_async:
-            raise TypeError(f"where must be a plain function, got the async {where!r}")
-        self._registry.check_open()
         waiter = EventWaiter(get_running_loop(), where)
-        waiter.subscription = self.subscribe(event_type, waiter)
-        waiter.future.add_done_callback(waiter.stop)
-        return waiter.future
+        self._registry.check_open()
+        return waiter.wait(self.subscribe(event_type, waiter))
 
     def deferred(self) -> AbstractAsyncContextManager[Publisher]:
         """Return a context manager whose publisher records events, and publishes them at its end.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from ._event import Event
+from ._handler import describe
 
 E = TypeVar("E", bound=Event)
 
@@ -18,10 +19,18 @@ class EventWaiter(Generic[E]):
     """Subscribed by `wait_for`; the future's done callback is what ends the subscription."""
 
     def __init__(self, loop: AbstractEventLoop, where: Callable[[E], object] | None) -> None:
-        self.future: Future[E] = loop.create_future()
-        self.subscription: _Cancellable | None = None
+        if where is not None and describe(where).is_async:
+            raise TypeError(f"where must be a plain function, got the async {where!r}")
         self._loop = loop
         self._where = where
+        self._future: Future[E] = loop.create_future()
+        self._subscription: _Cancellable | None = None
+
+    def wait(self, subscription: _Cancellable) -> Future[E]:
+        """Return the future, which takes `subscription` back when it is done."""
+        self._subscription = subscription
+        self._future.add_done_callback(self._stop)
+        return self._future
 
     def __call__(self, event: E) -> None:
         """Take an event, published on any loop, to the loop of the future."""
@@ -31,25 +40,25 @@ class EventWaiter(Generic[E]):
         try:
             self._loop.call_soon_threadsafe(self._resolve, event)
         except RuntimeError:  # that loop is closed: nobody waits any more
-            self.stop()
+            self._stop()
 
-    def stop(self, _future: object = None) -> None:
+    def _stop(self, _future: object = None) -> None:
         """Unsubscribe, and break the reference cycles through subscription and future."""
-        subscription, self.subscription = self.subscription, None
+        subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.cancel()
-            del self.future
+            del self._future
 
     def _resolve(self, event: E) -> None:
-        if self.subscription is None or self.future.done():
+        if self._subscription is None or self._future.done():
             return
         try:
             if self._where is not None and not self._where(event):
                 return
         except StopIteration as exc:  # which no future accepts
-            self.future.set_exception(RuntimeError(f"where raised {exc!r}"))
+            self._future.set_exception(RuntimeError(f"where raised {exc!r}"))
         except (Exception, CancelledError) as exc:
-            self.future.set_exception(exc)
+            self._future.set_exception(exc)
         else:
-            self.future.set_result(event)
-        self.stop()
+            self._future.set_result(event)
+        self._stop()
