@@ -32,6 +32,7 @@ check: ## prove what the contract promises: all of the next four, in ten minutes
 	$(MAKE) lint typing PYTHON=$(NEWEST)
 	$(MAKE) cover
 	$(MAKE) proof PYTHON=$(NEWEST)
+	$(MAKE) proof PYTHON=$(OLDEST) proofs='test_stateful.py test_races.py'
 
 lint: $(lint)/ready ## ruff: the rules chosen in pyproject.toml, and the format
 	$(lint)/bin/ruff check
@@ -58,7 +59,7 @@ cover-report: $(proof)/ready
 	$(proof)/bin/coverage report
 
 proof: $(proof)/ready ## generated cases, races, soak, every way of installing
-	$(proof)/bin/python -m pytest tests/proof
+	$(proof)/bin/python -m pytest $(addprefix tests/proof/,$(proofs))
 
 integration: $(integration)/ready ## run a small shop on FastAPI, SQLAlchemy and Celery; wants redis-server
 	$(integration)/bin/python -m pytest tests/integration
