@@ -506,6 +506,24 @@ def test_what_cannot_handle_is_refused(bus, wrong, message):
     assert bus.handlers(OrderPlaced) == ()
 
 
+async def test_decorating_object_counts_for_what_it_takes_itself(bus):
+    """C2.1: an object that wraps a function and passes it a further argument is a handler."""
+    seen = []
+
+    class WithDatabase:
+        def __init__(self, function):
+            functools.update_wrapper(self, function)
+
+        def __call__(self, event):
+            self.__wrapped__(event, "database")
+
+    bus.subscribe(OrderPlaced, WithDatabase(lambda *arguments: seen.append(arguments)))
+    bus.subscribe(OrderPlaced, WithDatabase(lambda event, database: seen.append(database)))
+    event = OrderPlaced()
+    await bus.publish(event)
+    assert seen == [(event, "database"), "database"]
+
+
 def test_refused_handler_changes_nothing_for_the_others(bus):
     """C2.2: what was subscribed before a refusal still is, alone."""
     bus.subscribe(OrderPlaced, plain)
