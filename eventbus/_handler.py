@@ -109,7 +109,7 @@ def _plainly_takes(callback: Callable[..., object], arguments: int) -> bool:
     if isinstance(callback, types.MethodType):
         function = callback.__func__
         arguments += 1
-    if type(function) is not types.FunctionType or "__signature__" in function.__dict__:
+    if type(function) is not types.FunctionType:
         return False
     code = function.__code__
     required = code.co_argcount - len(function.__defaults__ or ())
