@@ -45,15 +45,15 @@ _BATCH = 128
 class BackgroundRun(Level):
     """The run of one async handler of a `publish_nowait` event: a chain's outermost level."""
 
-    # - awaited: whether the backlog waits for it, since it did not finish at once.
+    # - finishes_itself: whether `run_in_background` tells the backlog of its end.
     # - cancelled: whether the bus has cancelled it, which is no failure.
     # Set while it is waited for:
     # - first: the first of the unfinished runs of the same event, which counts them all.
-    __slots__ = ("awaited", "backlog", "cancelled", "first", "task", "unfinished")
+    __slots__ = ("backlog", "cancelled", "finishes_itself", "first", "task", "unfinished")
 
-    awaited: bool
     backlog: "Backlog"
     cancelled: bool
+    finishes_itself: bool
     first: "BackgroundRun"
     task: Task[None]
     unfinished: int
@@ -77,7 +77,7 @@ async def run_in_background(target: CompiledHandler, event: Event, run: Backgrou
         report(target, event, exc, (run.event_type,))
     finally:
         run.depth = 0
-        if run.awaited:
+        if run.finishes_itself:
             run.backlog.finish(run)
 
 
@@ -89,7 +89,8 @@ class Backlog:
     """Queued events and running handlers of one bus on one loop."""
 
     # - pending: events accepted and not finished, those in the queue included.
-    # - _scheduled: a drain is scheduled or under way; False implies that the queue is empty.
+    # - _scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
+    #   has refused a callback; then `add` or `join` tries again.
     # - _runs: the unfinished runs, by which their tasks are referenced.
     # - _joining: those of them whose handler waits in `join`, which does not wait for them, and in
     #   how many calls of it.
@@ -111,10 +112,14 @@ class Backlog:
         if get_current() is not None:
             context.run(set_current, None)  # nobody awaits this event: its chain starts here
         if not self._scheduled:
-            self._loop.call_soon(self._drain)  # which may fail: nothing is accepted then
-            self._scheduled = True
+            self._schedule()  # which may fail: nothing is accepted then
         self._queue.append((event, route, context))
         self.pending += 1
+
+    def _schedule(self) -> None:
+        # In an empty context, lest one drain after the other keeps the first publisher's.
+        self._loop.call_soon(self._drain, context=Context())
+        self._scheduled = True
 
     def is_closed(self) -> bool:
         """Return whether the loop is closed, so that nothing here will go on."""
@@ -173,12 +178,12 @@ class Backlog:
                     )
             elif scheduled:
                 for run, *_ in scheduled:
-                    run.awaited = True
-                self._loop.call_soon(self._first_steps_taken, scheduled)
+                    run.finishes_itself = True
+                self._loop.call_soon(self._first_steps_taken, scheduled, context=Context())
+            self._scheduled = False
             if queue:
-                self._loop.call_soon(self._drain)
+                self._schedule()
             else:
-                self._scheduled = False
                 self._wake_joiners()
 
     def _start(
@@ -205,14 +210,21 @@ class Backlog:
         run.parent = None
         run.depth = 1
         run.backlog = self
-        run.awaited = run.cancelled = False
+        run.finishes_itself = run.cancelled = False
         coroutine = run_in_background(target, event, run)
         if eager:
             task = EagerTask(
                 coroutine, loop=self._loop, name=target.name, context=context, eager_start=True
             )
         else:
-            task = self._loop.create_task(coroutine, name=target.name, context=context)
+            create = partial(self._loop.create_task, coroutine, name=target.name, context=context)
+            try:
+                # A factory sees what the publisher saw. (In a copy: an eager task enters `context`.)
+                task = context.copy().run(create) if self._loop.get_task_factory() else create()
+            except Exception as exc:  # of the factory: it is this handler's alone
+                coroutine.close()
+                context.run(report, target, event, exc, (type(event),))
+                return first
         if task.done():
             if self._joining:
                 self._joining.pop(run, None)
@@ -223,12 +235,11 @@ class Backlog:
         first.unfinished += 1
         run.first = first
         run.task = task
+        run.finishes_itself = eager
         if not self._runs:
             _busy.add(self)
         self._runs.add(run)
-        if eager:
-            run.awaited = True
-        else:
+        if not eager:
             scheduled.append((run, target, event, context))
         return first
 
@@ -241,7 +252,7 @@ class Backlog:
         self, run: BackgroundRun, target: CompiledHandler, event: Event, task: Task[None]
     ) -> None:
         try:
-            if task.cancelled() and not run.cancelled:
+            if task.cancelled() and run.depth and not run.cancelled:  # 0: the handler has run
                 report_never_started(target, event, (run.event_type,))
         finally:
             self.finish(run)
@@ -265,9 +276,15 @@ class Backlog:
             self._idle.set()
 
     async def join(self) -> None:
-        """Wait until all work is finished; inside a handler, but that of handlers that wait too."""
+        """Wait until all work is finished, inside a handler all but that of handlers in `join`."""
         with self._standing_aside() as own:
-            while self._scheduled or len(self._runs) > (len(self._joining) if own else 0):
+            while (
+                self._scheduled
+                or self._queue
+                or len(self._runs) > (len(self._joining) if own else 0)
+            ):
+                if not self._scheduled and self._queue:
+                    self._schedule()
                 self._idle.clear()
                 await self._idle.wait()
 
@@ -305,7 +322,7 @@ class Backlog:
 
     @contextmanager
     def _standing_aside(self) -> Generator[BackgroundRun | None, None, None]:
-        """Let others not wait for the run that the calling code belongs to, if any; yield it."""
+        """Have `join` not wait for the run that the calling code belongs to, if any; yield it."""
         own = self._calling_run()
         if own is None:
             yield None

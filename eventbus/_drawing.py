@@ -76,8 +76,9 @@ def distinct_names(types: Sequence[type[object]]) -> dict[type[object], str]:
     unnamed = list(dict.fromkeys(types))
     for naming in namings:
         found = [naming(kind) for kind in unnamed]
+        taken = [*names.values(), *found]
         names.update(
-            (kind, name) for kind, name in zip(unnamed, found, strict=True) if found.count(name) < 2
+            (kind, name) for kind, name in zip(unnamed, found, strict=True) if taken.count(name) < 2
         )
         unnamed = [kind for kind in unnamed if kind not in names]
     for number, kind in enumerate(unnamed, 1):

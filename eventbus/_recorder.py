@@ -22,8 +22,9 @@ _MESSAGE = 200
 
 _METHODS = ("publish", "publish_nowait")
 
-# Records of one bus may begin and end in several threads.
-_tapping = threading.Lock()
+# Records of one bus may begin and end in several threads. Reentrant, as every lock here: a signal
+# handler may begin, end or read a record at any point of the thread that holds it.
+_wrapping = threading.RLock()
 
 
 class Published:
@@ -36,16 +37,17 @@ class Published:
         self.parent = parent  # the run that published it
         self.background = background
         self.runs: list[Run] = []
-        self.handlers: list[Handler | None] = []  # those of the runs, if it is of `_unmarked_call`
+        self.handlers: list[int] = []  # ids of those of the runs, if it is of `_unmarked_call`
 
 
 class Run:
     """One run of one handler; the context manager that it runs in."""
 
-    __slots__ = ("_before", "began", "cancelled", "ended", "failure", "name", "published", "within")
+    __slots__ = ("_before", "began", "cancelled", "ended", "failure", "name", "place", "published", "within")
 
-    def __init__(self, name: str, published: Published) -> None:
-        self.name = name
+    def __init__(self, handler: Handler, published: Published) -> None:
+        self.name = handler.name
+        self.place = handler.location
         self.published = published
         self.within: Published | None = None  # the newest event of `_unmarked_call` in this run
         self.failure: str | None = None
@@ -98,20 +100,20 @@ class Recorder:
         self._events: deque[Published] = deque()
         self._dropped = 0
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.within: Published | None = None  # as in `Run`, for what is published outside of any
         self._bus = bus
         self._closed = False
         self._hook = bus.instrument(self.observe)
-        with _tapping:
+        with _wrapping:
             self._publish, self._publish_nowait = bus.publish, bus.publish_nowait
             self._covered = {name: vars(bus)[name] for name in _METHODS if name in vars(bus)}
             for name in _METHODS:
                 setattr(bus, name, getattr(self, name))
 
     def close(self) -> None:
-        """Record nothing that begins from now on; leave the bus as it was."""
-        with _tapping:
+        """Record nothing that is published from now on; leave the bus as it was."""
+        with _wrapping:
             self._closed = True
             while True:
                 top = getattr(self._bus.publish, "__self__", None)
@@ -157,19 +159,20 @@ class Recorder:
     def observe(self, event: Event, handler: Handler | None) -> AbstractContextManager[None]:
         """Note a run that is about to start; the hook of the bus."""
         here = self._here.get()
-        if isinstance(here, Published):
+        if isinstance(here, Published) and here.event_type is type(event):
             published = here
-        else:
-            published = self._unmarked_call(type(event), here, handler)
+        else:  # tasks that share a context may leave the mark of another event
+            parent = here.parent if isinstance(here, Published) else here
+            published = self._unmarked_call(type(event), parent, handler)
         is_new = not published.runs
         run = None
         if handler is not None:
-            run = Run(handler.name, published)
+            run = Run(handler, published)
             published.runs.append(run)
             self._here.set(run)  # in the handler's own context, which ends with it
         if is_new:
             with self._lock:
-                if len(self._events) == self._limit:
+                if len(self._events) >= self._limit:
                     self._events.popleft().parent = None
                     self._dropped += 1
                 self._events.append(published)
@@ -184,7 +187,7 @@ class Recorder:
         """
         holder = parent or self
         call = holder.within
-        if call is None or call.event_type is not event_type or handler in call.handlers:
+        if call is None or call.event_type is not event_type or id(handler) in call.handlers:
             call = holder.within = Published(event_type, parent, background=False)
-        call.handlers.append(handler)
+        call.handlers.append(id(handler))
         return call

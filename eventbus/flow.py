@@ -153,28 +153,28 @@ class Flow:
         """Draw which events led to which handlers, and those to which events, as a flowchart.
 
         Dotted arrows are those of `publish_nowait`. Handlers that failed and events that nobody
-        handled stand out.
+        handled stand out. A handler is its name and place: one function or method, one node.
         """
         events, _ = self._recorder.snapshot()
         names = distinct_names([event.event_type for event in events])
-        failed = {run.name for event in events for run in tuple(event.runs) if run.failure}
+        failed = {_key(run) for event in events for run in tuple(event.runs) if run.failure}
         handled = {event.event_type for event in events if event.runs}
         chart = Flowchart()
         for event in events:
             name = names[event.event_type]
             chart.event(event.event_type, name, unhandled=event.event_type not in handled)
             for run in tuple(event.runs):
-                chart.handler(run.name, run.name, failed=run.name in failed)
-                chart.arrow(event.event_type, run.name)
+                chart.handler(_key(run), run.name, failed=_key(run) in failed)
+                chart.arrow(event.event_type, _key(run))
             parent = event.parent
             if parent is not None:
-                chart.handler(parent.name, parent.name, failed=parent.name in failed)
-                chart.arrow(parent.name, event.event_type, background=event.background)
+                chart.handler(_key(parent), parent.name, failed=_key(parent) in failed)
+                chart.arrow(_key(parent), event.event_type, background=event.background)
         return str(chart)
 
 
 def _milliseconds(runs: Sequence[Run]) -> str:
-    """Return how long the runs took together; "" if there is none."""
+    """Return the time from the first start to the last end; "" if there is no run."""
     runs = tuple(runs)
     if not runs:
         return ""
@@ -182,6 +182,10 @@ def _milliseconds(runs: Sequence[Run]) -> str:
     if len(ends) < len(runs):
         return "running"
     return f"{(max(ends) - runs[0].began) * 1000:,.1f} ms"
+
+
+def _key(run: Run) -> tuple[str, str | None]:
+    return run.name, run.place
 
 
 def _remark(run: Run) -> str:
@@ -216,8 +220,8 @@ def record(bus: EventBus, *, limit: int = 100_000) -> Generator[Flow, None, None
             await place_order()
         print(flow.tree())
 
-    Handlers that have begun when the block ends are still followed to their end. Records may
-    nest, overlap and end in any order. Meanwhile the bus has wrappers for `publish` and
+    Events that were published in the block are still followed to their end. Records may nest,
+    overlap and end in any order. Meanwhile the bus has wrappers for `publish` and
     `publish_nowait`; events that are published by a reference to the original, taken before,
     are seen, but those of `publish_nowait` not marked as background.
 

@@ -14,7 +14,7 @@ All of them are subscribed, or none is.
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -43,7 +43,7 @@ class _Meta(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def depends_on(self) -> Iterable[str]: ...
+    def depends_on(self) -> Collection[str]: ...
 
 
 class Module(Protocol):
@@ -75,7 +75,7 @@ def register_modules(bus: EventBus, modules: Iterable[Module]) -> tuple[Module, 
     """Have every module subscribe its handlers, each after the modules that it depends on.
 
     An order that satisfies the dependencies already is kept. What a module raises passes through
-    with a note that names the module, after all that was subscribed here is unsubscribed again.
+    with a note that names the module, after all that was subscribed meanwhile is unsubscribed.
 
     A module that subscribes to an event of a module that it does not depend on, straight or
     through others, is logged as a warning. An event belongs to the module that is defined in
@@ -87,25 +87,27 @@ def register_modules(bus: EventBus, modules: Iterable[Module]) -> tuple[Module, 
     Raises:
         LookupError: A module depends on one that is not there.
         ValueError: Two modules have one name, or modules depend on each other in a circle.
-        TypeError: A `depends_on` is a string.
+        TypeError: A `depends_on` is a string, or a `register_event_handlers` is async.
     """
     ordered = _in_order(list(modules))
     homes = _homes(ordered)
     reachable: dict[str, set[str]] = {}  # by module: itself, and all that it depends on
-    before = known = set(_subscriptions(bus))
+    before = set(_subscriptions(bus))
+    known = set(before)
     for module in ordered:
         name = module.meta.name
         reachable[name] = {name}.union(*(reachable[other] for other in module.meta.depends_on))
         try:
-            module.register_event_handlers(bus)
+            _register(module, bus)
         except BaseException as error:
-            error.add_note(f"raised while module {name!r} registered its event handlers")
             for event_type, handler in set(_subscriptions(bus)) - before:
                 with suppress(ValueError):  # it is gone already
                     bus.unsubscribe(event_type, handler.callback)
+            with suppress(Exception):  # it may be frozen
+                error.add_note(f"raised while module {name!r} registered its event handlers")
             raise
         subscribed = [pair for pair in _subscriptions(bus) if pair not in known]
-        known = known.union(subscribed)
+        known.update(subscribed)
         for event_type in dict.fromkeys(event_type for event_type, _ in subscribed):
             owners = _owners(homes, event_type)
             if owners and reachable[name].isdisjoint(owners):
@@ -119,6 +121,16 @@ def register_modules(bus: EventBus, modules: Iterable[Module]) -> tuple[Module, 
                     name,
                 )
     return tuple(ordered)
+
+
+def _register(module: Module, bus: EventBus) -> None:
+    result: object = module.register_event_handlers(bus)  # type: ignore[func-returns-value]
+    if isinstance(result, Coroutine):
+        result.close()
+        raise TypeError(
+            f"register_event_handlers of module {module.meta.name!r} is async, and nothing awaits "
+            "it; make it a plain function"
+        )
 
 
 def _in_order(modules: list[Module]) -> list[Module]:

@@ -35,7 +35,7 @@ def capture(bus: EventBus, /, *event_types: type[E]) -> AbstractContextManager[l
 
 
 def capture(bus: EventBus, /, *event_types: type[Any]) -> AbstractContextManager[list[Any]]:
-    """Collect the events of these types that are delivered while the block runs.
+    """Collect the events of these types that are published while the block runs.
 
     The list is filled in delivery order, and stays when the block is over. It is filled by one
     more handler of each type, which comes after those that are subscribed already::
@@ -104,6 +104,9 @@ def strict(bus: EventBus) -> Generator[None, None, None]:
             if not failures:
                 raise
             raise _group(failures, exc) from None
+        except BaseException:
+            failures.clear()  # their frames know the list
+            raise
     if failures:
         raise _group(failures)
 
