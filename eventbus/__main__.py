@@ -59,7 +59,7 @@ def load(target: str) -> EventBus:
     """
     module_name, _, path = target.partition(":")
     if not module_name or not path or module_name.startswith("."):
-        raise MapError(f"expected package.module:attribute, got {target!r}")
+        raise MapError(f"expected package.module:attribute, as in shop.app:bus, got {target!r}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
@@ -69,20 +69,24 @@ def load(target: str) -> EventBus:
     try:
         for name in path.split("."):
             found = getattr(found, name)
-    except AttributeError as exc:
+    except (Exception, SystemExit) as exc:
         raise MapError(f"cannot find {path} in {module_name}: {_one_line(exc)}") from exc
-    is_bus = isinstance(found, EventBus)
-    if not is_bus and callable(found) and not inspect.iscoroutinefunction(found):
+    makes_one = callable(found) and not isinstance(found, type)
+    if makes_one and not inspect.iscoroutinefunction(found):
         try:
             found = found()
         except (Exception, SystemExit) as exc:
             raise MapError(f"cannot call {target}: {_one_line(exc)}") from exc
         path += "()"
-    if isinstance(found, EventBus):
-        return found
+    kind: type[object] = type(found)
+    if issubclass(kind, EventBus):
+        bus: EventBus = found
+        return bus
+    if inspect.iscoroutine(found):
+        found.close()
     raise MapError(
-        "expected an EventBus, or a plain function that returns one; "
-        f"{module_name}:{path} is {_one_line(repr(found))}"
+        f"expected a bus of {PACKAGE}, or a plain function that returns one; "
+        f"{module_name}:{path} is a {kind.__module__}.{kind.__qualname__}"
     )
 
 

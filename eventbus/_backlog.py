@@ -219,7 +219,7 @@ class Backlog:
         else:
             create = partial(self._loop.create_task, coroutine, name=target.name, context=context)
             try:
-                # A factory sees what the publisher saw. (In a copy: an eager task enters `context`.)
+                # A factory sees what the publisher saw, in a copy: an eager task enters `context`.
                 task = context.copy().run(create) if self._loop.get_task_factory() else create()
             except Exception as exc:  # of the factory: it is this handler's alone
                 coroutine.close()

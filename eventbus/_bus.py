@@ -379,7 +379,7 @@ class EventBus:
                 with one argument, or is async.
             RuntimeError: No loop is running in this thread, or the bus is closed.
         """
-        waiter = EventWaiter(get_running_loop(), where)
+        waiter = EventWaiter(where)
         self._registry.check_open()
         return waiter.wait(self.subscribe(event_type, waiter))
 

@@ -27,7 +27,7 @@ def check_event_type(event_type: object) -> None:
         name = type(event_type).__qualname__
         remedy = f"pass the class {name}, not an instance of it"
     elif isinstance(event_type, type):
-        remedy = f"derive it: class {event_type.__qualname__}(Event)"
+        remedy = _derive(event_type)
     elif isinstance(origin := getattr(event_type, "__origin__", None), type):
         remedy = f"events are told apart by their exact class: pass {origin.__qualname__}"
     elif callable(event_type):
@@ -48,6 +48,12 @@ def check_event(event: object) -> None:
             f"expected an instance of an event, got the class {name}; make one: {name}()"
         )
     raise TypeError(
-        f"expected an instance of a subclass of Event, got {event!r}; "
-        f"derive its class: class {event_type.__qualname__}(Event)"
+        f"expected an instance of a subclass of Event, got {event!r}; {_derive(event_type)}"
     )
+
+
+def _derive(other: type[object]) -> str:
+    """Return the remedy for a class that is no event's."""
+    if other.__module__ == "builtins":
+        return "define an event: class OrderPlaced(Event)"
+    return f"derive its class: class {other.__name__}(Event)"

@@ -80,10 +80,10 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
         # An object is what its `__call__` is.
         kinds = list(filter(_inspectable, (target, getattr(type(target), "__call__", None))))
     if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
-        raise TypeError(
-            f"{name} is a generator function, whose body would never run; "
-            "remove the yield, or decorate it, a hook with contextlib.contextmanager"
+        remedy = (
+            "remove the yield" if arguments == 1 else "decorate it with contextlib.contextmanager"
         )
+        raise TypeError(f"{name} is a generator function, whose body would never run; {remedy}")
     if not _plainly_takes(callback, arguments):
         _check_signature(callback, name, arguments)
     return Handler(callback, name, is_async=any(map(inspect.iscoroutinefunction, kinds)))
@@ -125,10 +125,12 @@ def _check_signature(callback: Callable[..., object], name: str, arguments: int)
     try:
         signature.bind(*[None] * arguments)
     except TypeError as error:
+        remedy = "give the other parameters defaults, or bind them with functools.partial"
+        if len(signature.parameters) < arguments:
+            remedy = f"give it {arguments} parameter{'s' * (arguments > 1)}"
         raise TypeError(
             f"{name}{signature} cannot be called with {arguments} positional "
-            f"argument{'s' if arguments > 1 else ''} ({error}); give the other parameters "
-            "defaults, or bind them with functools.partial"
+            f"argument{'s' * (arguments > 1)} ({error}); {remedy}"
         ) from None
 
 
@@ -226,7 +228,13 @@ def observed(
     def call_observed(event: Any) -> object:
         with ExitStack() as stack:
             for hook in hooks:
-                stack.enter_context(hook(event, handler))
+                manager = hook(event, handler)
+                if not hasattr(manager, "__exit__"):
+                    raise TypeError(
+                        f"{hook!r} returned {manager!r}, which is no context manager; "
+                        "decorate it with contextlib.contextmanager"
+                    )
+                stack.enter_context(manager)
             result = call(event)
             if inspect.isawaitable(result):
                 return finish(result, stack.pop_all())

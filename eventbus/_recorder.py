@@ -43,7 +43,17 @@ class Published:
 class Run:
     """One run of one handler; the context manager that it runs in."""
 
-    __slots__ = ("_before", "began", "cancelled", "ended", "failure", "name", "place", "published", "within")
+    __slots__ = (
+        "_before",
+        "began",
+        "cancelled",
+        "ended",
+        "failure",
+        "name",
+        "place",
+        "published",
+        "within",
+    )
 
     def __init__(self, handler: Handler, published: Published) -> None:
         self.name = handler.name

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The handler behind `EventBus.wait_for`: it resolves a future and unsubscribes."""
 
-from asyncio import AbstractEventLoop, CancelledError, Future, get_running_loop
+from asyncio import CancelledError, Future, get_running_loop
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -18,12 +18,17 @@ class _Cancellable(Protocol):
 class EventWaiter(Generic[E]):
     """Subscribed by `wait_for`; the future's done callback is what ends the subscription."""
 
-    def __init__(self, loop: AbstractEventLoop, where: Callable[[E], object] | None) -> None:
+    def __init__(self, where: Callable[[E], object] | None) -> None:
         if where is not None and describe(where).is_async:
             raise TypeError(f"where must be a plain function, got the async {where!r}")
-        self._loop = loop
+        try:
+            self._loop = get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "wait_for needs a running event loop; call it in a coroutine"
+            ) from None
         self._where = where
-        self._future: Future[E] = loop.create_future()
+        self._future: Future[E] = self._loop.create_future()
         self._subscription: _Cancellable | None = None
 
     def wait(self, subscription: _Cancellable) -> Future[E]:

@@ -150,15 +150,18 @@ def _in_order(modules: list[Module]) -> list[Module]:
         for other in depends_on:
             if other not in positions:
                 raise LookupError(
-                    f"module {name!r} depends on {other!r}, which is not there (but "
-                    f"{', '.join(map(repr, positions))}); register it too, or correct depends_on"
+                    f"module {name!r} depends on {other!r}, which is not among "
+                    f"{', '.join(map(repr, positions))}; register it too, or correct depends_on"
                 )
         graph.add(name, *depends_on)
     try:
         graph.prepare()
     except CycleError as error:
         circle = " -> ".join(reversed(error.args[1]))
-        raise ValueError(f"modules depend on each other in a circle: {circle}") from None
+        raise ValueError(
+            f"modules depend on each other in a circle: {circle}; take one out of a depends_on, or "
+            "move what both need into a module of its own"
+        ) from None
     # Not `static_order`, which would put whatever depends on nothing first, in order or not.
     ordered: list[Module] = []
     ready: list[int] = []

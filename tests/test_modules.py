@@ -68,10 +68,10 @@ def test_order(bus, given, order):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ([("a",), ("b", "x")], LookupError, "'b' depends on 'x', which is not there .* 'a', 'b'"),
+        ([("a",), ("b", "x")], LookupError, "'b' depends on 'x', which is not among 'a', 'b'"),
         ([("a",), ("b",), ("a",)], ValueError, "two modules are called 'a'"),
         ([("z",), ("a", "c"), ("b", "a"), ("c", "b")], ValueError, "circle: .*b -> a.*"),
-        ([("a", "a")], ValueError, "circle: a -> a$"),
+        ([("a", "a")], ValueError, "circle: a -> a;"),
     ],
 )
 def test_bad_dependencies(bus, given, error, message):
@@ -85,7 +85,7 @@ def test_circle_reads_in_the_direction_of_the_dependencies(bus):
     """The circle in the message goes from a module to one that it depends on."""
     with pytest.raises(ValueError, match="circle") as caught:
         register_modules(bus, [module("a", "b"), module("b", "c"), module("c", "a")])
-    assert str(caught.value).rpartition(": ")[2] in (
+    assert str(caught.value).partition(": ")[2].partition(";")[0] in (
         "a -> b -> c -> a",
         "b -> c -> a -> b",
         "c -> a -> b -> c",
