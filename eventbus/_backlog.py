@@ -181,9 +181,10 @@ class Backlog:
                     run.finishes_itself = True
                 self._loop.call_soon(self._first_steps_taken, scheduled, context=Context())
             self._scheduled = False
-            if queue:
-                self._schedule()
-            else:
+            try:
+                if queue:
+                    self._schedule()
+            finally:
                 self._wake_joiners()
 
     def _start(

@@ -755,3 +755,50 @@ async def test_mermaid_of_nothing(bus):
     with record(bus) as flow:
         assert flow.mermaid() == "flowchart LR"
     assert flow.unhandled == flow.cycles == []
+
+
+async def test_handlers_of_one_name_stay_apart_in_the_flow(bus):
+    """Section 5: two lambdas of one function are two nodes, and draw no way that nobody went."""
+    bus.subscribe(Order, lambda event: bus.publish_nowait(Invoice()))
+    bus.subscribe(
+        Mail,
+        lambda event: None,
+    )
+    with record(bus) as recorded:
+        await bus.publish(Order())
+        await bus.publish(Mail())
+        await bus.join()
+    chart = recorded.mermaid()
+    assert chart.count("lambda") == 2
+
+
+async def test_tasks_that_share_a_context(bus):
+    """Section 5: what one task leaves in a shared context is not taken for another's event."""
+    original, gate = bus.publish, asyncio.Event()
+
+    async def wait(event):
+        await gate.wait()
+
+    bus.subscribe(Order, wait)
+    bus.subscribe(Invoice, wait)
+    bus.subscribe(Mail, wait)
+    shared = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    with record(bus) as recorded:
+        tasks = [
+            loop.create_task(bus.publish(event), context=shared) for event in (Order(), Invoice())
+        ]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*tasks)
+        await loop.create_task(original(Mail()), context=shared)
+    lines = [line.split()[0] for line in recorded.tree().splitlines() if line[0].isalpha()]
+    assert lines == ["Order", "Invoice", "Mail"]
+
+
+def test_a_limit_between_numbers_is_kept(bus):
+    """Section 5: a record is bounded whatever number the limit is."""
+    with record(bus, limit=2.5) as recorded:
+        for _ in range(10):
+            asyncio.run(bus.publish(Order()))
+    assert "dropped" in recorded.tree()

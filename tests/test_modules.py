@@ -3,6 +3,7 @@
 
 import importlib
 import sys
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -117,6 +118,33 @@ def test_failing_module_leaves_nothing(bus, error):
     assert caught.value.__notes__ == ["raised while module 'second' registered its event handlers"]
     assert bus.event_types() == (Placed,)
     assert bus.handlers(Placed) == (kept.handler, taken_back.handler)
+
+
+def test_exception_that_takes_no_note(bus):
+    """An exception that is frozen passes through all the same, after everything is taken back."""
+
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int
+
+    def fail(bus):
+        raise Frozen(7)
+
+    with pytest.raises(Frozen):
+        register_modules(bus, [module("first", on=[Placed]), module("second", register=fail)])
+    assert bus.event_types() == ()
+
+
+def test_async_registration_is_refused(bus):
+    """A coroutine that nobody awaits would subscribe nothing: it is refused, and nothing stays."""
+
+    async def register(bus):
+        bus.subscribe(Placed, print)
+
+    late = SimpleNamespace(meta=ModuleMeta("late"), register_event_handlers=register)
+    with pytest.raises(TypeError, match="'late' is async.* plain function"):
+        register_modules(bus, [module("first", on=[Placed]), late])
+    assert bus.event_types() == ()
 
 
 def test_base_subscribes_nothing(bus):

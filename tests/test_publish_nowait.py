@@ -942,3 +942,151 @@ async def test_running_handler_outlives_its_bus():
     await asyncio.sleep(0)
     gc.collect()
     assert futures[0]() is None
+
+
+# Loops that refuse, and task factories that interfere
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_loop_that_refuses_the_next_drain(errors, is_async):
+    """C5.3: events that a failing `call_soon` leaves in the queue are handled by the next drain."""
+
+    class ExhaustedLoop(asyncio.SelectorEventLoop):
+        exhausted = False
+
+        def call_soon(self, callback, *args, context=None):
+            if self.exhausted and type(getattr(callback, "__self__", None)).__name__ == "Backlog":
+                self.exhausted = False
+                raise MemoryError
+            return super().call_soon(callback, *args, context=context)
+
+    bus, got = EventBus(), []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: None)
+
+        def handle(event):
+            got.append(event.number)
+            loop.exhausted = event.number == 7
+
+        async def handle_async(event):
+            handle(event)
+
+        bus.subscribe(Numbered, handle_async if is_async else handle)
+        for number in range(300):
+            bus.publish_nowait(Numbered(number))
+        await join(bus)
+        assert got == list(range(300))
+        loop.exhausted = True
+        with pytest.raises(MemoryError):
+            bus.publish_nowait(Numbered(0))
+        assert bus.pending == 0
+
+    with asyncio.Runner(loop_factory=ExhaustedLoop) as runner:
+        runner.run(main())
+
+
+async def test_factory_sees_the_context_of_the_event(bus):
+    """C4.9, C5.2: a task factory is called in the context of the moment, as for `publish`."""
+    seen = []
+
+    def factory(loop, coro, **options):
+        seen.append(var.get())
+        return asyncio.Task(coro, loop=loop, **options)
+
+    async def handler(event):
+        await asyncio.sleep(0)
+
+    bus.subscribe(OrderPlaced, handler)
+    asyncio.get_running_loop().set_task_factory(factory)
+    for value in ("one", "two"):
+        var.set(value)
+        bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert seen == ["one", "two"]
+
+
+async def test_factory_that_fails_is_one_handlers_failure(errors):
+    """C4.4, C4.9: the other handlers of the event run, and the failure is reported."""
+    failures, got, calls = [], [], []
+    bus = EventBus(on_error=failures.append)
+
+    def factory(loop, coro, **options):
+        calls.append(coro)
+        if len(calls) == 2:
+            raise Failure
+        return asyncio.Task(coro, loop=loop, **options)
+
+    def make(name):
+        async def handler(event):
+            got.append(name)
+
+        return handler
+
+    for name in ("first", "second", "third"):
+        bus.subscribe(OrderPlaced, make(name))
+    asyncio.get_running_loop().set_task_factory(factory)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert got == ["first", "third"]
+    assert [type(failure.exception) for failure in failures] == [Failure]
+    assert len(errors) == 1
+
+
+async def test_wrapper_cancelled_after_the_handler(bus, errors):
+    """C4.5: a task that a factory's wrapper ends as cancelled is no failure of a finished handler."""
+    done = []
+
+    async def wrap(coro):
+        await coro
+        raise asyncio.CancelledError
+
+    async def handler(event):
+        await asyncio.sleep(0)
+        done.append(event)
+
+    bus.subscribe(OrderPlaced, handler)
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(lambda loop, coro, **options: plain_factory(loop, wrap(coro), **options))
+    bus.publish_nowait(OrderPlaced())
+    loop.set_task_factory(None)
+    await until(lambda: done or not bus.pending)
+    loop.set_task_factory(lambda loop, coro, **options: plain_factory(loop, wrap(coro), **options))
+    bus.publish_nowait(OrderPlaced())
+    await asyncio.sleep(0)
+    loop.set_task_factory(None)
+    await join(bus)
+    assert len(done) == 2
+    assert len(errors) == 0
+
+
+async def test_drains_keep_no_context(bus):
+    """C4.8: what goes on for ever does not hold on to the context of its first publisher."""
+
+    class Value:
+        pass
+
+    rounds = 0
+
+    def go_on(event):
+        nonlocal rounds
+        rounds += 1
+        bus.publish_nowait(OrderPlaced())
+
+    def begin():
+        value = Value()
+        var.set(value)
+        bus.publish_nowait(InvoiceIssued())
+        return weakref.ref(value)
+
+    def start(event):
+        contextvars.Context().run(bus.publish_nowait, OrderPlaced())
+
+    bus.subscribe(InvoiceIssued, start)
+    bus.subscribe(OrderPlaced, go_on)
+    value = contextvars.copy_context().run(begin)
+    await until(lambda: rounds > 10)
+    gc.collect()
+    assert value() is None
+    await bus.aclose(timeout=0)
