@@ -142,7 +142,7 @@ def test_async_registration_is_refused(bus):
         bus.subscribe(Placed, print)
 
     late = SimpleNamespace(meta=ModuleMeta("late"), register_event_handlers=register)
-    with pytest.raises(TypeError, match="'late' is async.* plain function"):
+    with pytest.raises(TypeError, match=r"'late' is async.* plain function"):
         register_modules(bus, [module("first", on=[Placed]), late])
     assert bus.event_types() == ()
 

@@ -1035,7 +1035,7 @@ async def test_factory_that_fails_is_one_handlers_failure(errors):
 
 
 async def test_wrapper_cancelled_after_the_handler(bus, errors):
-    """C4.5: a task that a factory's wrapper ends as cancelled is no failure of a finished handler."""
+    """C4.5: a wrapper of the factory's that ends as cancelled is no failure of its handler."""
     done = []
 
     async def wrap(coro):
