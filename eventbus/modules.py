@@ -14,11 +14,12 @@ All of them are subscribed, or none is.
 
 import logging
 import sys
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
+from inspect import iscoroutinefunction
 from typing import Protocol
 
 from . import Event, EventBus, Handler
@@ -98,7 +99,7 @@ def register_modules(bus: EventBus, modules: Iterable[Module]) -> tuple[Module, 
         name = module.meta.name
         reachable[name] = {name}.union(*(reachable[other] for other in module.meta.depends_on))
         try:
-            _register(module, bus)
+            module.register_event_handlers(bus)
         except BaseException as error:
             for event_type, handler in set(_subscriptions(bus)) - before:
                 with suppress(ValueError):  # it is gone already
@@ -123,16 +124,6 @@ def register_modules(bus: EventBus, modules: Iterable[Module]) -> tuple[Module, 
     return tuple(ordered)
 
 
-def _register(module: Module, bus: EventBus) -> None:
-    result: object = module.register_event_handlers(bus)  # type: ignore[func-returns-value]
-    if isinstance(result, Coroutine):
-        result.close()
-        raise TypeError(
-            f"register_event_handlers of module {module.meta.name!r} is async, and nothing awaits "
-            "it; make it a plain function"
-        )
-
-
 def _in_order(modules: list[Module]) -> list[Module]:
     """Check names and dependencies; return the modules, dependencies first."""
     positions: dict[str, int] = {}
@@ -146,6 +137,11 @@ def _in_order(modules: list[Module]) -> list[Module]:
         if isinstance(depends_on, str):
             raise TypeError(
                 f"depends_on of module {name!r} is a string; pass a tuple: ({depends_on!r},)"
+            )
+        if iscoroutinefunction(module.register_event_handlers):
+            raise TypeError(
+                f"register_event_handlers of module {name!r} is async, and nobody would await it; "
+                "make it a plain function"
             )
         for other in depends_on:
             if other not in positions:
