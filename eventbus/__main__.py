@@ -71,19 +71,18 @@ def load(target: str) -> EventBus:
             found = getattr(found, name)
     except (Exception, SystemExit) as exc:
         raise MapError(f"cannot find {path} in {module_name}: {_one_line(exc)}") from exc
-    makes_one = callable(found) and not isinstance(found, type)
-    if makes_one and not inspect.iscoroutinefunction(found):
+    if callable(found) and not isinstance(found, type) and not inspect.iscoroutinefunction(found):
         try:
             found = found()
         except (Exception, SystemExit) as exc:
             raise MapError(f"cannot call {target}: {_one_line(exc)}") from exc
         path += "()"
-    kind: type[object] = type(found)
-    if issubclass(kind, EventBus):
-        bus: EventBus = found
-        return bus
-    if inspect.iscoroutine(found):
-        found.close()
+    made: object = found
+    if isinstance(made, EventBus):
+        return made
+    if inspect.iscoroutine(made):
+        made.close()
+    kind = type(made)
     raise MapError(
         f"expected a bus of {PACKAGE}, or a plain function that returns one; "
         f"{module_name}:{path} is a {kind.__module__}.{kind.__qualname__}"

@@ -41,6 +41,8 @@ number = 7
 async def make_later():
     return bus
 
+make_hidden = lambda: make_later()
+
 def fail():
     raise LookupError("no settings\\nat all")
 
@@ -197,6 +199,7 @@ def test_map_in_a_process_of_its_own(shop):
         ("company.shop:number", "company.shop:number is a builtins.int"),
         ("company.shop:Application", "company.shop:Application is a builtins.type"),
         ("company.shop:make_later", "company.shop:make_later is a builtins.function"),
+        ("company.shop:make_hidden", "company.shop:make_hidden() is a builtins.coroutine"),
         ("company.shop:send_mail", "company.shop:send_mail is a builtins.function"),
         ("company.shop:fail", "cannot call company.shop:fail: LookupError: no settings"),
         ("company.shop:leave", "cannot call company.shop:leave: SystemExit: not configured"),
