@@ -165,7 +165,7 @@ class Backlog:
                                 continue
                             route.learn(target)
                             target = target.continuation(result)
-                        first = self._start(target, event, context, first, eager, scheduled)
+                        first = self._start(target, event, context, first, factory, scheduled)
                 finally:
                     if first is None:
                         self.pending -= 1
@@ -193,7 +193,7 @@ class Backlog:
         event: Event,
         context: Context,
         first: BackgroundRun | None,
-        eager: bool,
+        factory: object,
         scheduled: list[Scheduled],
     ) -> BackgroundRun | None:
         """Start an async handler in a context of its own, and wait for it if it does.
@@ -202,6 +202,7 @@ class Backlog:
 
         Args:
             first: The first of the event's runs that are waited for, if there is one already.
+            factory: The loop's task factory, if it has one.
 
         Returns:
             The same after this start.
@@ -213,16 +214,19 @@ class Backlog:
         run.backlog = self
         run.finishes_itself = run.cancelled = False
         coroutine = run_in_background(target, event, run)
+        eager = EAGER and factory is None
         if eager:
             task = EagerTask(
                 coroutine, loop=self._loop, name=target.name, context=context, eager_start=True
             )
+        elif factory is None:
+            task = Task(coroutine, loop=self._loop, name=target.name, context=context)
         else:
             create = partial(self._loop.create_task, coroutine, name=target.name, context=context)
             try:
-                # A factory sees what the publisher saw, in a copy: an eager task enters `context`.
-                task = context.copy().run(create) if self._loop.get_task_factory() else create()
-            except Exception as exc:  # of the factory: it is this handler's alone
+                # It sees what the publisher saw, in a copy: an eager task enters `context` itself.
+                task = context.copy().run(create)
+            except Exception as exc:  # which is this handler's failure alone
                 coroutine.close()
                 context.run(report, target, event, exc, (type(event),))
                 return first
