@@ -538,3 +538,21 @@ async def test_circle_through_awaitables_is_refused(form):
     # The first level of a task is not known as one yet when the task starts.
     assert reached == (6 if form is task else 5)
     assert [type(failure.exception) for failure in failures] == [EventCycleError]
+
+
+async def test_disguise_is_seen_through_beside_an_async_handler(bus):
+    """C3, C4.3: from the next event on, what has returned an awaitable is called in its own task."""
+    names = []
+
+    async def asynchronous(event):
+        pass
+
+    def disguised(event):
+        names.append(asyncio.current_task().get_name())
+        return asyncio.sleep(0)
+
+    bus.subscribe(OrderPlaced, asynchronous)
+    bus.subscribe(OrderPlaced, disguised)
+    await bus.publish(OrderPlaced())
+    await bus.publish(OrderPlaced())
+    assert names[1].endswith("disguised")

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import inspect
 import signal
+import sys
 from functools import partial
 
 import pytest
@@ -932,6 +933,25 @@ def test_interrupted_program_logs_no_failure(bus, errors, factory):
     assert len(ended) == 20
     assert all(task.cancelled() for task in tasks)
     assert [record.getMessage() for record in errors] == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the loop starts all, before any can raise")
+def test_nobody_starts_after_the_end_of_the_program(bus, errors):
+    """C4.5: once a handler has raised what ends the program, no further one is started."""
+    started = []
+
+    async def end(event):
+        raise KeyboardInterrupt
+
+    async def late(event):
+        started.append(event)
+
+    bus.subscribe(OrderPlaced, end)
+    bus.subscribe(OrderPlaced, late)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(bus.publish(OrderPlaced()))
+    assert started == []
+    assert len(errors) == 0
 
 
 @pytest.fixture
