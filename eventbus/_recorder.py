@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from types import TracebackType
 
 from . import Event, EventBus, Handler
-from ._outcome import cancel_requests, was_cancelled
+from ._outcome import Requests, cancel_requests, was_cancelled
 
 # Characters of an exception's message that are kept.
 _MESSAGE = 200
@@ -32,12 +32,18 @@ class Published:
 
     __slots__ = ("background", "event_type", "handlers", "parent", "runs")
 
+    event_type: type[Event]
+    parent: "Run | None"  # the run that published it
+    background: bool
+    runs: "list[Run]"
+    handlers: list[int]  # ids of those of the runs, if it is of `_unmarked_call`
+
     def __init__(self, event_type: type[Event], parent: "Run | None", background: bool) -> None:
         self.event_type = event_type
-        self.parent = parent  # the run that published it
+        self.parent = parent
         self.background = background
-        self.runs: list[Run] = []
-        self.handlers: list[int] = []  # ids of those of the runs, if it is of `_unmarked_call`
+        self.runs = []
+        self.handlers = []
 
 
 class Run:
@@ -55,14 +61,24 @@ class Run:
         "within",
     )
 
+    name: str
+    place: str | None
+    published: Published
+    within: Published | None  # the newest event of `_unmarked_call` in this run
+    failure: str | None
+    cancelled: bool
+    began: float
+    ended: float | None
+    _before: Requests
+
     def __init__(self, handler: Handler, published: Published) -> None:
         self.name = handler.name
         self.place = handler.location
         self.published = published
-        self.within: Published | None = None  # the newest event of `_unmarked_call` in this run
-        self.failure: str | None = None
+        self.within = None
+        self.failure = None
         self.cancelled = False
-        self.ended: float | None = None
+        self.ended = None
         self._before = cancel_requests()
         self.began = time.perf_counter()
 

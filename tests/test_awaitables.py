@@ -541,7 +541,7 @@ async def test_circle_through_awaitables_is_refused(form):
 
 
 async def test_disguise_is_seen_through_beside_an_async_handler(bus):
-    """C3, C4.3: from the next event on, what has returned an awaitable is called in its own task."""
+    """C3, C4.3: from the next event on, what has returned an awaitable runs in its own task."""
     names = []
 
     async def asynchronous(event):
