@@ -170,6 +170,14 @@ class Backlog:
                     if first is None:
                         self.pending -= 1
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
+            self._drained(scheduled, factory)
+
+    def _drained(self, scheduled: list[Scheduled], factory: object) -> None:
+        """See to the runs that the loop has yet to start, and to the rest of the queue.
+
+        Nothing is lost if the loop refuses a callback.
+        """
+        try:
             if factory is not None:
                 # It may have wrapped the handlers, and their tasks end later.
                 for run, target, event, context in scheduled:
@@ -180,9 +188,10 @@ class Backlog:
                 for run, *_ in scheduled:
                     run.finishes_itself = True
                 self._loop.call_soon(self._first_steps_taken, scheduled, context=Context())
+        finally:
             self._scheduled = False
             try:
-                if queue:
+                if self._queue:
                     self._schedule()
             finally:
                 self._wake_joiners()
