@@ -59,7 +59,7 @@ cover-report: $(proof)/ready
 	$(proof)/bin/coverage report
 
 proof: $(proof)/ready ## generated cases, races, soak, every way of installing
-	$(proof)/bin/python -m pytest $(addprefix tests/proof/,$(proofs))
+	$(proof)/bin/python -m pytest $(addprefix tests/proof/,$(or $(proofs),.))
 
 integration: $(integration)/ready ## run a small shop on FastAPI, SQLAlchemy and Celery; wants redis-server
 	$(integration)/bin/python -m pytest tests/integration
