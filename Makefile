@@ -71,7 +71,7 @@ bench-quick: $(bench)/ready ## see in a minute that the benchmarks work; leaves 
 	$(bench)/bin/python benchmarks/run.py --quick --results $(bench)/results
 
 clean: ## remove the environments and whatever the other targets have left
-	rm -rf .venv .*_cache .coverage* build dist
+	rm -rf .venv .*_cache .hypothesis .coverage* build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments, one per dependency group and interpreter. pip knows groups from 25.1 on.
