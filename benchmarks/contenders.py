@@ -11,6 +11,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -127,7 +128,10 @@ class Blinker(Contender):
 
 
 class Django(Contender):
-    """`Signal.asend_robust`, which runs sync receivers in a thread, all in one go."""
+    """`Signal.asend_robust`, which runs sync receivers in a thread, all in one go.
+
+    Its receivers take keywords: one around each handler, a call more of the many that it makes.
+    """
 
     name = "Django signal"
     module = "django.dispatch"
@@ -139,9 +143,19 @@ class Django(Contender):
 
     async def open(self, handlers: Sequence[Handler]) -> None:
         signal = importlib.import_module(self.module).Signal()
-        for handler in handlers:
-            signal.connect(handler)
-        self._handlers = handlers  # which the signal refers to weakly
+
+        def receiver_of(handler: Handler) -> Handler:
+            def receive(sender: object, event: Placed, **_keywords: object) -> None:
+                handler(event)
+
+            async def receive_async(sender: object, event: Placed, **_keywords: object) -> None:
+                await handler(event)
+
+            return receive_async if iscoroutinefunction(handler) else receive
+
+        self._receivers = [receiver_of(handler) for handler in handlers]
+        for receiver in self._receivers:
+            signal.connect(receiver)  # which the signal refers to weakly
         self.publish = lambda event: signal.asend_robust(sender=Placed, event=event)
 
 

@@ -64,28 +64,25 @@ class Effort:
 
 
 def make_handlers(kinds: Kinds) -> tuple[list[Handler], Callable[[], int]]:
-    """Return a handler of its own for each kind, and a function that counts the calls of all.
-
-    The keywords are those that Django passes; everybody else passes the event alone.
-    """
+    """Return a handler of its own for each kind, and a function that counts the calls of all."""
     called = 0
 
     def make_sync() -> Handler:
-        def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+        def handler(event: object) -> None:
             nonlocal called
             called += 1
 
         return handler
 
     def make_async() -> Handler:
-        async def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+        async def handler(event: object) -> None:
             nonlocal called
             called += 1
 
         return handler
 
     def make_waits() -> Handler:
-        async def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+        async def handler(event: object) -> None:
             nonlocal called
             await asyncio.sleep(0)
             called += 1
@@ -93,7 +90,7 @@ def make_handlers(kinds: Kinds) -> tuple[list[Handler], Callable[[], int]]:
         return handler
 
     def make_fails() -> Handler:
-        def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+        def handler(event: object) -> None:
             nonlocal called
             called += 1
             raise LookupError("out of stock")
@@ -101,7 +98,7 @@ def make_handlers(kinds: Kinds) -> tuple[list[Handler], Callable[[], int]]:
         return handler
 
     def make_async_fails() -> Handler:
-        async def handler(event: object, *, signal: object = None, sender: object = None) -> None:
+        async def handler(event: object) -> None:
             nonlocal called
             called += 1
             raise LookupError("out of stock")
