@@ -77,10 +77,11 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
         # Made by hand, the record bears the place where the exception was raised, not this one.
         file, line, function = "(unknown file)", 0, None
         traceback = exception.__traceback__
-        while traceback is not None:
+        if traceback is not None:
+            while traceback.tb_next is not None:
+                traceback = traceback.tb_next
             code = traceback.tb_frame.f_code
             file, line, function = code.co_filename, traceback.tb_lineno, code.co_name
-            traceback = traceback.tb_next
         record = _logger.makeRecord(
             _logger.name,
             logging.ERROR,

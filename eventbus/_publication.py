@@ -116,6 +116,8 @@ reset_current = _current.reset
 
 def chain_to(level: Level | None, *event_types: type[Event]) -> Chain:
     """Return the chain down to `level`, outermost first, and `event_types` below it."""
+    if level is not None and level.depth == 1:  # the outermost: most levels are
+        return (level.event_type, *event_types)
     chain: list[type[Event]] = []
     while level is not None and level.depth:
         chain.append(level.event_type)
