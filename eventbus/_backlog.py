@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The work that `publish_nowait` has accepted on one loop.
 
-Events wait in a queue, which one callback of the loop drains in batches, so that a burst costs
-the loop no callback per event and never holds it for long. Sync handlers run in the drain;
-async handlers that do not finish at once become `BackgroundRun`s, held here until they have.
+Events wait in a queue, to which `EventBus.publish_nowait` adds them. One callback of the loop
+drains it in batches, so that a burst costs the loop no callback per event and never holds it for
+long. Sync handlers run in the drain; async ones that do not finish at once are held until they
+have.
 
 Everything here runs on the backlog's own loop, which is all the locking it needs.
 """
@@ -14,7 +15,7 @@ from asyncio import AbstractEventLoop, CancelledError, Task
 from collections import Counter, deque
 from collections.abc import Generator
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import Context
 from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
@@ -30,6 +31,7 @@ from ._publication import (
     get_current,
     report_never_started,
     set_current,
+    start,
 )
 
 _logger = logging.getLogger(__name__.rpartition(".")[0])
@@ -58,6 +60,20 @@ class BackgroundRun(Level):
     task: Task[None]
     unfinished: int
 
+    def never_started(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
+        try:
+            if not self.cancelled:
+                report_never_started(target, event, (self.event_type,))
+        finally:
+            self.backlog.finish(self)
+
+    def task_done(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
+        """See to the end of a task that a factory has made: it may be later than the handler's."""
+        if task.cancelled() and self.depth:  # 0: the handler has run
+            self.never_started(target, event, task)
+        else:
+            self.backlog.finish(self)
+
 
 async def run_in_background(target: CompiledHandler, event: Event, run: BackgroundRun) -> None:
     """Run one handler to its end, as the body of its task, like `run_handler` for `publish`.
@@ -81,45 +97,33 @@ async def run_in_background(target: CompiledHandler, event: Event, run: Backgrou
             run.backlog.finish(run)
 
 
-# A run that the loop has yet to start, with what is to be reported if it never does.
-Scheduled = tuple[BackgroundRun, CompiledHandler, Event, Context]
-
-
 class Backlog:
     """Queued events and running handlers of one bus on one loop."""
 
+    # - queue: events to be handled, each with its route and a copy of its publisher's context.
     # - pending: events accepted and not finished, those in the queue included.
-    # - _scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
-    #   has refused a callback; then `add` or `join` tries again.
+    # - scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
+    #   has refused a callback; then the next event or `join` tries again.
     # - _runs: the unfinished runs, by which their tasks are referenced.
     # - _joining: those of them whose handler waits in `join`, which does not wait for them, and in
     #   how many calls of it.
     # - _idle: set when nothing is left that a `join` waits for; its waiters look again.
-    __slots__ = ("_idle", "_joining", "_loop", "_queue", "_runs", "_scheduled", "pending")
+    __slots__ = ("_idle", "_joining", "_loop", "_runs", "pending", "queue", "scheduled")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._queue: deque[tuple[Event, Route, Context]] = deque()
         self._runs: set[BackgroundRun] = set()
         self._joining: dict[BackgroundRun, int] = {}
         self._idle = asyncio.Event()
-        self._scheduled = False
-        self.pending = 0
+        self.queue: deque[tuple[Event, Route, Context]] = deque()
+        self.pending: int = 0
+        self.scheduled: bool = False
 
-    def add(self, event: Event, route: Route) -> None:
-        """Accept an event, to be handled in copies of the current context."""
-        context = copy_context()
-        if get_current() is not None:
-            context.run(set_current, None)  # nobody awaits this event: its chain starts here
-        if not self._scheduled:
-            self._schedule()  # which may fail: nothing is accepted then
-        self._queue.append((event, route, context))
-        self.pending += 1
-
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
+        """Have the loop drain the queue."""
         # In an empty context, lest one drain after the other keeps the first publisher's.
         self._loop.call_soon(self._drain, context=Context())
-        self._scheduled = True
+        self.scheduled = True
 
     def is_closed(self) -> bool:
         """Return whether the loop is closed, so that nothing here will go on."""
@@ -127,34 +131,33 @@ class Backlog:
 
     def describe_queue(self) -> str:
         """Return what waits in the queue: `3 queued (OrderPlaced x2, InvoiceIssued x1)`."""
-        names = Counter(type(event).__qualname__ for event, _, _ in self._queue)
+        names = Counter(type(event).__qualname__ for event, _, _ in self.queue)
         listing = ", ".join(f"{name} x{count}" for name, count in names.items())
-        return f"{len(self._queue)} queued ({listing or 'none'})"
+        return f"{len(self.queue)} queued ({listing or 'none'})"
 
     def describe_runs(self) -> str:
         """Return the names of the handlers that have not finished."""
         return ", ".join(sorted(run.task.get_name() for run in self._runs)) or "none"
 
     def _drain(self) -> None:
-        queue = self._queue
+        loop, queue = self._loop, self.queue
         budget = _BATCH
-        factory = self._loop.get_task_factory()
+        factory = loop.get_task_factory()
         eager = EAGER and factory is None
-        scheduled: list[Scheduled] = []
+        overtaking = False  # whether a handler called now would overtake one yet to start
         try:
             while queue and budget > 0:
-                if scheduled and not queue[0][1].has_async:
-                    break  # its handlers would overtake those that the loop has yet to start
+                if overtaking and not queue[0][1].has_async:
+                    break
                 event, route, published_in = queue.popleft()
-                budget -= len(route.handlers)
                 # Between handlers that start through the loop, a sync one must too.
                 in_place = eager or not route.has_async
-                first: BackgroundRun | None = None
-                last = route.handlers[-1]
+                first: BackgroundRun | None = None  # of those of the event that are waited for
                 try:
                     for target in route.handlers:
+                        budget -= 1
                         # The last one may have the publisher's copy, which nobody else uses.
-                        context = published_in if target is last else published_in.copy()
+                        context = published_in if target is route.last else published_in.copy()
                         if in_place and not target.is_async:
                             try:  # `call_in_place`, written out as in `publish`
                                 result = context.run(target.call, event)
@@ -165,111 +168,77 @@ class Backlog:
                                 continue
                             route.learn(target)
                             target = target.continuation(result)
-                        first = self._start(target, event, context, first, factory, scheduled)
+                        run = BackgroundRun()
+                        run.event_type = type(event)
+                        run.parent = None
+                        run.depth = 1
+                        run.backlog = self
+                        run.finishes_itself = run.cancelled = False
+                        if eager:  # `start`, written out
+                            task: Task[None] | None = EagerTask(
+                                run_in_background(target, event, run),
+                                loop=loop,
+                                name=target.name,
+                                context=context,
+                                eager_start=True,
+                            )
+                        else:
+                            task = self._start_by_loop(factory, target, event, run, context)
+                        if task is None:
+                            continue
+                        if not task.done():
+                            first = self._hold(run, task, first)
+                            overtaking = not eager
+                            run.finishes_itself = factory is None
+                        elif self._joining:
+                            self._joining.pop(run, None)
                 finally:
                     if first is None:
                         self.pending -= 1
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
-            self._drained(scheduled, factory)
-
-    def _drained(self, scheduled: list[Scheduled], factory: object) -> None:
-        """See to the runs that the loop has yet to start, and to the rest of the queue.
-
-        Nothing is lost if the loop refuses a callback.
-        """
-        try:
-            if factory is not None:
-                # It may have wrapped the handlers, and their tasks end later.
-                for run, target, event, context in scheduled:
-                    run.task.add_done_callback(
-                        partial(self._task_done, run, target, event), context=context
-                    )
-            elif scheduled:
-                for run, *_ in scheduled:
-                    run.finishes_itself = True
-                self._loop.call_soon(self._first_steps_taken, scheduled, context=Context())
-        finally:
-            self._scheduled = False
+            self.scheduled = False
             try:
-                if self._queue:
-                    self._schedule()
+                if queue:
+                    self.schedule()
             finally:
                 self._wake_joiners()
 
-    def _start(
+    def _start_by_loop(
         self,
+        factory: object,
         target: CompiledHandler,
         event: Event,
+        run: BackgroundRun,
         context: Context,
-        first: BackgroundRun | None,
-        factory: object,
-        scheduled: list[Scheduled],
-    ) -> BackgroundRun | None:
-        """Start an async handler in a context of its own, and wait for it if it does.
+    ) -> Task[None] | None:
+        """Have the loop, or its task factory, start a handler; return None if that failed."""
+        arguments = self._loop, factory, run_in_background, target, event, run, context
+        if factory is None:
+            return start(*arguments)
+        try:
+            # It sees what the publisher saw, but in a copy: an eager task enters `context` itself.
+            task = context.copy().run(start, *arguments)
+        except Exception as exc:  # which is this handler's failure alone
+            context.run(report, target, event, exc, (run.event_type,))
+            return None
+        if not task.done():
+            task.add_done_callback(partial(run.task_done, target, event), context=context)
+        return task
 
-        Adds it to `scheduled` if the loop has yet to start it.
-
-        Args:
-            first: The first of the event's runs that are waited for, if there is one already.
-            factory: The loop's task factory, if it has one.
-
-        Returns:
-            The same after this start.
-        """
-        run = BackgroundRun()
-        run.event_type = type(event)
-        run.parent = None
-        run.depth = 1
-        run.backlog = self
-        run.finishes_itself = run.cancelled = False
-        coroutine = run_in_background(target, event, run)
-        eager = EAGER and factory is None
-        if eager:
-            task = EagerTask(
-                coroutine, loop=self._loop, name=target.name, context=context, eager_start=True
-            )
-        elif factory is None:
-            task = Task(coroutine, loop=self._loop, name=target.name, context=context)
-        else:
-            create = partial(self._loop.create_task, coroutine, name=target.name, context=context)
-            try:
-                # It sees what the publisher saw, in a copy: an eager task enters `context` itself.
-                task = context.copy().run(create)
-            except Exception as exc:  # which is this handler's failure alone
-                coroutine.close()
-                context.run(report, target, event, exc, (type(event),))
-                return first
-        if task.done():
-            if self._joining:
-                self._joining.pop(run, None)
-            return first
+    def _hold(
+        self, run: BackgroundRun, task: Task[None], first: BackgroundRun | None
+    ) -> BackgroundRun:
+        """Wait for a run; return the first of those of the same event, which may be this one."""
         if first is None:
             first = run
             first.unfinished = 0
         first.unfinished += 1
         run.first = first
         run.task = task
-        run.finishes_itself = eager
         if not self._runs:
             _busy.add(self)
         self._runs.add(run)
-        if not eager:
-            scheduled.append((run, target, event, context))
         return first
-
-    def _first_steps_taken(self, scheduled: list[Scheduled]) -> None:
-        for run, target, event, context in scheduled:
-            if run in self._runs and run.task.done():  # cancelled before it had one
-                context.run(self._task_done, run, target, event, run.task)
-
-    def _task_done(
-        self, run: BackgroundRun, target: CompiledHandler, event: Event, task: Task[None]
-    ) -> None:
-        try:
-            if task.cancelled() and run.depth and not run.cancelled:  # 0: the handler has run
-                report_never_started(target, event, (run.event_type,))
-        finally:
-            self.finish(run)
 
     def finish(self, run: BackgroundRun) -> None:
         """Wait for a run no longer, and let go of its task, whose context refers to the run."""
@@ -286,28 +255,26 @@ class Backlog:
         self._wake_joiners()
 
     def _wake_joiners(self) -> None:
-        if not self._scheduled and len(self._runs) == len(self._joining):
+        if not self.scheduled and len(self._runs) == len(self._joining):
             self._idle.set()
 
     async def join(self) -> None:
         """Wait until all work is finished, inside a handler all but that of handlers in `join`."""
         with self._standing_aside() as own:
             while (
-                self._scheduled
-                or self._queue
-                or len(self._runs) > (len(self._joining) if own else 0)
+                self.scheduled or self.queue or len(self._runs) > (len(self._joining) if own else 0)
             ):
-                if not self._scheduled and self._queue:
-                    self._schedule()
+                if not self.scheduled and self.queue:
+                    self.schedule()
                 self._idle.clear()
                 await self._idle.wait()
 
     async def cancel(self) -> None:
         """Drop the queue, cancel every run but the calling handler's, and wait for them."""
-        if self._queue:
+        if self.queue:
             _logger.error("closing the bus drops events: %s", self.describe_queue())
-            self.pending -= len(self._queue)
-            self._queue.clear()
+            self.pending -= len(self.queue)
+            self.queue.clear()
         with self._standing_aside() as own:
             try:
                 # Every task has its first step, so that none is cancelled without its knowledge.

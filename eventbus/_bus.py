@@ -30,7 +30,7 @@ from ._publication import (
     cancel_and_wait,
     chain_to,
     check_depth,
-    drop_finished,
+    first_steps_taken,
     get_current,
     reset_current,
     run_handler,
@@ -124,9 +124,7 @@ class EventBus:
         return self._registry.add(event_type, handler)
 
     def unsubscribe(self, event_type: type[E], handler: Callable[[E], object]) -> None:
-        """Stop calling `handler` with events of this type, from the next publish on.
-
-        Any thread may call it.
+        """Stop calling `handler` with events of this type, from the next publish on; in any thread.
 
         Raises:
             TypeError: `event_type` is not a subclass of `Event`.
@@ -294,24 +292,20 @@ class EventBus:
                     # Sync handlers as well: between tasks that start later, they have their turn.
                     running = {}
                     for target in targets:
-                        coroutine = run_handler(target, event, publication)
-                        if factory is None:
-                            task = Task(coroutine, loop=loop, name=target.name)
-                        else:
-                            task = loop.create_task(coroutine, name=target.name)
+                        task = start(loop, factory, run_handler, target, event, publication)
                         running[task] = target
                 if unawaited is not None:
                     for target, context in unawaited:
-                        task = start(loop, eager, target, event, publication, context)
+                        context.run(set_current, publication)
+                        task = start(
+                            loop, factory, run_handler, target, event, publication, context
+                        )
                         if not task.done():
-                            running = running or {}
-                            running[task] = target
+                            running = {**(running or {}), task: target}
             finally:
                 reset_current(token)
-            if running is not None and not eager:
-                # The loop takes first steps in the order in which they were scheduled.
-                await asyncio.sleep(0)
-                drop_finished(running, event, publication)
+            if running is not None and factory is not None:
+                await first_steps_taken(running, event, publication)
             if running and publication.stop is None:
                 await publication.handlers_finished(loop, running, wrapped=factory is not None)
             if publication.stop is not None:
@@ -363,7 +357,13 @@ class EventBus:
                 f"max_pending={self._max_pending} events are unfinished, so this "
                 f"{type(event).__qualname__} is not accepted; await bus.join(), or publish it"
             )
-        backlog.add(event, route)
+        context = copy_context()
+        if get_current() is not None:
+            context.run(set_current, None)  # nobody awaits this event: its chain starts here
+        if not backlog.scheduled:
+            backlog.schedule()  # which may fail: nothing is accepted then
+        backlog.queue.append((event, route, context))
+        backlog.pending += 1
 
     def wait_for(
         self, event_type: type[E], where: Callable[[E], object] | None = None

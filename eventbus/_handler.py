@@ -179,10 +179,11 @@ class CompiledHandler:
 class Route:
     """The compiled handlers of one event type, in subscription order; never added to."""
 
-    __slots__ = ("handlers", "has_async")
+    __slots__ = ("handlers", "has_async", "last")
 
     def __init__(self, handlers: tuple[CompiledHandler, ...]) -> None:
         self.handlers: tuple[CompiledHandler, ...] = handlers
+        self.last: CompiledHandler | None = handlers[-1] if handlers else None
         self.has_async: bool = any(target.is_async for target in handlers)
 
     def learn(self, target: CompiledHandler) -> None:

@@ -10,10 +10,12 @@
 
 import asyncio
 import sys
+from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
-from collections.abc import Collection, Iterable
-from contextvars import Context, ContextVar
-from inspect import isawaitable
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate, isawaitable
 from types import CoroutineType
 from typing import Any
 
@@ -31,7 +33,7 @@ EagerTask: Any = Task
 EAGER_LEVELS = 8
 
 
-class Level:
+class Level(ABC):
     """One level of a chain: an awaited publish under way, or a handler of `publish_nowait`'s."""
 
     # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
@@ -42,6 +44,10 @@ class Level:
     event_type: type[Event]
     parent: "Level | None"
     depth: int
+
+    @abstractmethod
+    def never_started(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
+        """See to a handler whose task has ended, cancelled before its first step."""
 
 
 class Publication(Level):
@@ -98,6 +104,13 @@ class Publication(Level):
             raise exception
         self.stop = exception
         self._wake()
+
+    def never_started(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
+        try:
+            if not self.stopped:
+                report_never_started(target, event, chain_to(self))
+        finally:
+            self.handler_finished()
 
     def _wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
@@ -169,34 +182,65 @@ def call_in_place(
     return None
 
 
+class ScheduledTask(Task[None]):
+    """A handler's task whose first step the loop takes.
+
+    If it is cancelled before that, no line of its coroutine runs, and its level is told instead.
+    """
+
+    __slots__ = ("context",)
+
+    context: Context
+
+    def cancel(self, msg: Any = None) -> bool:
+        coroutine: Any = self.get_coro()
+        if getcoroutinestate(coroutine) == CORO_CREATED and not self.cancelling():
+            # Before the first step, its locals are its arguments.
+            target, event, level = getcoroutinelocals(coroutine).values()
+            never_started = partial(level.never_started, target, event)
+            self.add_done_callback(never_started, context=self.context)
+        return super().cancel(msg)
+
+
 def start(
     loop: AbstractEventLoop,
-    eager: bool,
+    factory: object,
+    body: Callable[[CompiledHandler, Event, Any], Coroutine[Any, Any, None]],
     target: CompiledHandler,
     event: Event,
-    publication: Publication,
-    context: Context,
+    level: Level,
+    context: Context | None = None,
 ) -> Task[None]:
-    """Start a handler's task in a context of its own.
+    """Start a handler's task: at once, if that can be.
 
     Args:
-        eager: Whether to take its first step at once. Otherwise the loop does, and makes the
-            task by its factory, if it has one.
+        factory: The loop's task factory, if it has one, by which the task is made then.
+        body: What the task runs, with the three arguments that follow.
+        context: Where it runs; None for a copy of the current context.
     """
-    context.run(set_current, publication)
-    coroutine = run_handler(target, event, publication)
-    if eager:
-        task: Task[None] = EagerTask(
-            coroutine, loop=loop, name=target.name, context=context, eager_start=True
-        )
+    coroutine = body(target, event, level)
+    try:
+        if factory is not None:
+            return loop.create_task(coroutine, name=target.name, context=context)
+        if EAGER:
+            eager: Task[None] = EagerTask(
+                coroutine, loop=loop, name=target.name, context=context, eager_start=True
+            )
+            return eager
+        context = copy_context() if context is None else context
+        task = ScheduledTask(coroutine, loop=loop, name=target.name, context=context)
+        task.context = context
         return task
-    return loop.create_task(coroutine, name=target.name, context=context)
+    except BaseException:
+        coroutine.close()
+        raise
 
 
-def drop_finished(
+async def first_steps_taken(
     running: dict[Task[None], CompiledHandler], event: Event, publication: Publication
 ) -> None:
-    """Keep in `running`, all of whose tasks have had their first step, who still runs."""
+    """Wait until tasks that a factory has made have begun, and keep in `running` who still runs."""
+    await asyncio.sleep(0)  # the loop takes first steps in the order in which they were scheduled
     for task in [task for task in running if task.done()]:
         target = running.pop(task)
         if task.cancelled() and publication.stop is None:

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import inspect
 import signal
@@ -10,7 +11,16 @@ import sys
 from functools import partial
 
 import pytest
-from support import EAGER_FACTORIES, Failure, Level, OrderPlaced, deep, plain_factory, use
+from support import (
+    EAGER_FACTORIES,
+    Failure,
+    Level,
+    OrderPlaced,
+    deep,
+    every_way,
+    plain_factory,
+    use,
+)
 from target import EventBus
 
 
@@ -223,6 +233,77 @@ async def test_handler_cancelled_before_its_first_step(errors, factory, levels):
     assert failure.chain == (*[Level] * levels, OrderPlaced)
     assert isinstance(failure.exception, asyncio.CancelledError)
     assert len(errors) == 1
+
+
+@every_way
+@pytest.mark.parametrize("factory", [None, plain_factory])
+async def test_handler_cancelled_twice_before_its_first_step(errors, factory, publish):
+    """C4.3, C4.5: it has failed once, and on_error sees what its publisher saw."""
+    use(factory)
+    var = contextvars.ContextVar("var", default="default")
+    seen, victims = [], []
+    bus = EventBus(on_error=lambda failure: seen.append((failure.exception, var.get())))
+
+    def cancel_the_next(event):
+        var.set("of the one who cancels")
+        victims.extend(
+            task
+            for task in asyncio.all_tasks()
+            if task.get_name() == bus.handlers(OrderPlaced)[1].name
+        )
+        for task in victims * 2:
+            task.cancel()
+
+    async def victim(event):
+        seen.append("victim")
+
+    for handler in (cancel_the_next, victim):
+        bus.subscribe(OrderPlaced, handler)
+    var.set("of the publisher")
+    await publish(bus, OrderPlaced())
+    if not victims:  # started eagerly: nobody could cancel it so soon
+        assert factory is None
+        assert seen == ["victim"]
+        return
+    ((exception, context),) = seen
+    assert isinstance(exception, asyncio.CancelledError)
+    assert context == "of the publisher"
+    assert len(errors) == 1
+
+
+@every_way
+@pytest.mark.parametrize("factory", [None, plain_factory])
+async def test_unfinished_handlers_beside_one_never_started(bus, errors, factory, publish):
+    """C4.1, C5.3: who publishes still waits for the others, and holds on to nobody."""
+    use(factory)
+    started, gate, finished = asyncio.Event(), asyncio.Event(), []
+
+    def cancel_the_next(event):
+        for task in asyncio.all_tasks():
+            if task.get_name() == bus.handlers(OrderPlaced)[1].name:
+                task.cancel()
+
+    async def victim(event):
+        await asyncio.Event().wait()
+
+    async def sibling(event):
+        started.set()
+        await gate.wait()
+        finished.append("sibling")
+
+    for handler in (cancel_the_next, victim, sibling):
+        bus.subscribe(OrderPlaced, handler)
+    publisher = asyncio.create_task(publish(bus, OrderPlaced()))
+    await started.wait()
+    await asyncio.sleep(0)
+    if factory is None and EAGER_FACTORIES:  # started eagerly, before it could be cancelled
+        cancel_the_next(None)
+    assert not publisher.done()
+    gate.set()
+    await publisher
+    assert finished == ["sibling"]
+    assert len(errors) == 1
+    assert bus.pending == 0
 
 
 @with_and_without_factories
@@ -932,6 +1013,29 @@ def test_interrupted_program_logs_no_failure(bus, errors, factory):
         asyncio.run(main(), debug=True)
     assert len(ended) == 20
     assert all(task.cancelled() for task in tasks)
+    assert [record.getMessage() for record in errors] == []
+
+
+@with_and_without_factories
+def test_program_interrupted_before_handlers_start(bus, errors, factory):
+    """C4.5: nor is one of handlers that the loop has yet to start."""
+
+    async def handle(event):
+        await asyncio.Event().wait()
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    async def main():
+        use(factory)
+        publisher = asyncio.create_task(bus.publish(OrderPlaced()))
+        asyncio.get_running_loop().call_soon(interrupt)
+        await publisher
+
+    bus.subscribe(OrderPlaced, handle)
+    bus.subscribe(OrderPlaced, forever)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main(), debug=True)
     assert [record.getMessage() for record in errors] == []
 
 

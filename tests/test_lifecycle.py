@@ -709,6 +709,36 @@ async def test_handlers_that_insist_on_closing(bus):
     assert bus.pending == 0
 
 
+async def test_close_before_a_task_factory_lets_a_handler_start(errors):
+    """C6.2: a handler cancelled by the bus has not failed, even if it was never called."""
+    failures = []
+
+    def waiting_factory(loop, coro, **options):
+        async def wait_first():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                coro.close()
+
+        return asyncio.Task(wait_first(), loop=loop, **options)
+
+    async def handle(event):
+        pass
+
+    bus = EventBus(on_error=failures.append)
+    bus.subscribe(OrderPlaced, handle)
+    bus.publish_nowait(OrderPlaced())
+    asyncio.get_running_loop().set_task_factory(waiting_factory)
+    try:
+        await bus.aclose(timeout=0.01)
+    finally:
+        asyncio.get_running_loop().set_task_factory(None)
+    assert failures == []
+    (record,) = errors
+    assert record.getMessage().startswith("closing the bus cancels handlers")
+    assert bus.pending == 0
+
+
 async def test_two_handlers_close_with_timeout(bus, gated):
     """C6.2: handlers that close the bus at once do not wait for each other for ever."""
 
