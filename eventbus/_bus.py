@@ -30,12 +30,12 @@ from ._publication import (
     cancel_and_wait,
     chain_to,
     check_depth,
-    first_steps_taken,
     get_current,
     reset_current,
     run_handler,
     set_current,
     start,
+    wait_for_tasks,
 )
 from ._registry import Instrumentation, Registry, Subscription
 from ._wait import EventWaiter
@@ -277,8 +277,7 @@ class EventBus:
                                 eager_start=True,
                             )
                             if not task.done():
-                                if running is None:
-                                    running = {}
+                                running = running or {}
                                 running[task] = target
                             elif publication.stop is not None:
                                 break
@@ -304,10 +303,12 @@ class EventBus:
                             running = {**(running or {}), task: target}
             finally:
                 reset_current(token)
-            if running is not None and factory is not None:
-                await first_steps_taken(running, event, publication)
-            if running and publication.stop is None:
-                await publication.handlers_finished(loop, running, wrapped=factory is not None)
+            if running and factory is not None:
+                await wait_for_tasks(loop, running, event, publication)
+            elif running and publication.stop is None:
+                publication.running = len(running)  # they count themselves down
+                publication.waiter = loop.create_future()
+                await publication.waiter
             if publication.stop is not None:
                 raise publication.stop
         except GeneratorExit:  # the loop is gone: nothing can be awaited any more

@@ -12,7 +12,7 @@ import asyncio
 import sys
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate, isawaitable
@@ -68,51 +68,24 @@ class Publication(Level):
         """Whether the handlers are cancelled, or about to be: the publisher's wait already is."""
         return self.stop is not None or (self.waiter is not None and self.waiter.cancelled())
 
-    def handlers_finished(
-        self, loop: AbstractEventLoop, tasks: Collection[Task[None]], *, wrapped: bool
-    ) -> Future[None]:
-        """Return a future that is done when the tasks are, or when one of them ends the program.
-
-        Args:
-            wrapped: Whether a task factory may have wrapped the handlers, so that a task can end
-                later than `run_handler` in it.
-        """
-        self.waiter = loop.create_future()
-        if not wrapped:
-            self.running = len(tasks)  # much faster than a callback for every task
-            return self.waiter
-        unfinished = set(tasks)
-
-        def finished(task: Task[None]) -> None:
-            unfinished.discard(task)
-            if not unfinished:
-                self._wake()
-
-        for task in tasks:
-            task.add_done_callback(finished)
-        return self.waiter
-
-    def handler_finished(self) -> None:
-        """Count a handler that was waited for as finished."""
-        self.running -= 1
-        if self.running == 0:
-            self._wake()
-
     def end(self, exception: BaseException) -> None:
         """Have the publisher cancel the other handlers and raise what ends the program."""
         if self.depth == 0:  # its coroutine was closed: nobody waits
             raise exception
         self.stop = exception
-        self._wake()
+        self.wake()
 
     def never_started(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
         try:
             if not self.stopped:
                 report_never_started(target, event, chain_to(self))
         finally:
-            self.handler_finished()
+            self.running -= 1
+            if self.running == 0:
+                self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the publisher go on, if it waits."""
         if self.waiter is not None and not self.waiter.done():
             try:
                 self.waiter.set_result(None)
@@ -162,7 +135,9 @@ async def run_handler(target: CompiledHandler, event: Event, publication: Public
         publication.end(exc)
     finally:
         if publication.running:
-            publication.handler_finished()
+            publication.running -= 1
+            if publication.running == 0:
+                publication.wake()
 
 
 def call_in_place(
@@ -236,15 +211,34 @@ def start(
         raise
 
 
-async def first_steps_taken(
-    running: dict[Task[None], CompiledHandler], event: Event, publication: Publication
+async def wait_for_tasks(
+    loop: AbstractEventLoop,
+    running: dict[Task[None], CompiledHandler],
+    event: Event,
+    publication: Publication,
 ) -> None:
-    """Wait until tasks that a factory has made have begun, and keep in `running` who still runs."""
+    """Wait for tasks that a task factory has made, or until the publication is stopped.
+
+    The factory may have wrapped the handlers, so that a task can end later than `run_handler` in
+    it. Tasks that are done leave `running`.
+    """
     await asyncio.sleep(0)  # the loop takes first steps in the order in which they were scheduled
     for task in [task for task in running if task.done()]:
         target = running.pop(task)
         if task.cancelled() and publication.stop is None:
             report_never_started(target, event, chain_to(publication))
+    if not running or publication.stop is not None:
+        return
+    publication.waiter = loop.create_future()
+
+    def finished(task: Task[None]) -> None:
+        del running[task]
+        if not running:
+            publication.wake()
+
+    for task in list(running):
+        task.add_done_callback(finished)
+    await publication.waiter
 
 
 def report_never_started(target: CompiledHandler, event: Event, chain: Chain) -> None:
