@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from contenders import Handler, Kinds
 
 T = TypeVar("T")
-Trial = Callable[[], Awaitable[tuple[float, ...]]]
+Trial = Callable[[], Coroutine[Any, Any, tuple[float, ...]]]
 
 # A figure, or the reason why there is none.
 Cell = float | str
@@ -37,7 +37,7 @@ class Effort:
 
     @property
     def rounds(self) -> int:
-        return 2 if self.quick else 7
+        return 2 if self.quick else 14
 
     @property
     def chunk(self) -> float:
@@ -47,7 +47,7 @@ class Effort:
     @property
     def budget(self) -> float:
         """Seconds that a turn spends on what it measures, at least."""
-        return 0.002 if self.quick else 0.025
+        return 0.002 if self.quick else 0.0125
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Run `main` on a new loop."""
@@ -159,11 +159,12 @@ async def settle() -> None:
 async def interleave(
     label: str, cases: Mapping[str, Mapping[str, Trial]], rounds: int, width: int = 1
 ) -> dict[str, dict[str, tuple[Cell, ...]]]:
-    """Run every trial of every case in turn, `rounds` times.
+    """Run every trial of every case in turn, `rounds` times, each in a context of its own.
 
-    So the rounds of one case lie seconds apart, and a slow moment of the machine spoils one of
-    them at most. Returns, by case and contender, the best of each of the `width` figures; in
-    place of those of another project that fails here stands its failure.
+    So the rounds of one case lie seconds apart, and a slow moment of the machine, or an unlucky
+    layout of memory, spoils few of them; and nobody pays for the contextvars of somebody else.
+    Returns, by case and contender, the best of each of the `width` figures; in place of those of
+    another project that fails here stands its failure.
     """
     best: dict[str, dict[str, tuple[float, ...]]] = {case: {} for case in cases}
     failed: dict[str, dict[str, tuple[Cell, ...]]] = {case: {} for case in cases}
@@ -175,7 +176,7 @@ async def interleave(
                     continue
                 gc.collect()
                 try:
-                    figures = await trial()
+                    figures = await asyncio.create_task(trial())
                 except Miscount:
                     raise
                 except Exception as exc:
