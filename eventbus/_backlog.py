@@ -285,21 +285,22 @@ class Backlog:
     async def _cancel_runs(self, own: BackgroundRun | None) -> None:
         tasks: list[Task[None]] = []
         for run in self._runs:
-            if run is not own:
+            if run is not own and not run.task.done():
                 run.cancelled = True
                 tasks.append(run.task)
-        if not tasks:
-            return
-        names = ", ".join(sorted(task.get_name() for task in tasks))
-        _logger.error("closing the bus cancels handlers that are still running: %s", names)
-        if own is None:
-            if await cancel_and_wait(tasks):
-                raise CancelledError
-        else:
-            # Once only: two handlers that close the bus would go on cancelling each other.
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+        if tasks:
+            names = ", ".join(sorted(task.get_name() for task in tasks))
+            _logger.error("closing the bus cancels handlers that are still running: %s", names)
+            if own is None:
+                if await cancel_and_wait(tasks):
+                    raise CancelledError
+            else:
+                # Once only: two handlers that close the bus would go on cancelling each other.
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+        if any(run.task.done() for run in self._runs):
+            await asyncio.sleep(0)  # the loop has yet to call back that they are
 
     @contextmanager
     def _standing_aside(self) -> Generator[BackgroundRun | None, None, None]:

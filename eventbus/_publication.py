@@ -163,17 +163,19 @@ class ScheduledTask(Task[None]):
     If it is cancelled before that, no line of its coroutine runs, and its level is told instead.
     """
 
+    # - context: where its end is reported then; None once that is arranged.
     __slots__ = ("context",)
 
-    context: Context
+    context: Context | None
 
     def cancel(self, msg: Any = None) -> bool:
         coroutine: Any = self.get_coro()
-        if getcoroutinestate(coroutine) == CORO_CREATED and not self.cancelling():
+        if getcoroutinestate(coroutine) == CORO_CREATED and self.context is not None:
             # Before the first step, its locals are its arguments.
             target, event, level = getcoroutinelocals(coroutine).values()
             never_started = partial(level.never_started, target, event)
             self.add_done_callback(never_started, context=self.context)
+            self.context = None
         return super().cancel(msg)
 
 

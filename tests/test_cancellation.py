@@ -251,7 +251,9 @@ async def test_handler_cancelled_twice_before_its_first_step(errors, factory, pu
             for task in asyncio.all_tasks()
             if task.get_name() == bus.handlers(OrderPlaced)[1].name
         )
-        for task in victims * 2:
+        for task in victims:
+            task.cancel()
+            task.uncancel()
             task.cancel()
 
     async def victim(event):

@@ -2,12 +2,13 @@
 """C6: join and aclose."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
 
 import pytest
-from support import PATIENCE, InvoiceIssued, MailSent, OrderPlaced, join
+from support import PATIENCE, InvoiceIssued, MailSent, OrderPlaced, join, plain_factory
 from target import Event, EventBus
 
 
@@ -737,6 +738,44 @@ async def test_close_before_a_task_factory_lets_a_handler_start(errors):
     (record,) = errors
     assert record.getMessage().startswith("closing the bus cancels handlers")
     assert bus.pending == 0
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory])
+@pytest.mark.parametrize("publishing", range(4))
+@pytest.mark.parametrize("opening", range(4))
+async def test_nothing_is_pending_after_a_close_with_timeout(
+    bus, gated, factory, publishing, opening
+):
+    """C6.2: not even what has just ended, whenever that was, or was cancelled before it began."""
+
+    def cancel_the_next(event):
+        for task in asyncio.all_tasks():
+            if task.get_name() == bus.handlers(InvoiceIssued)[1].name:
+                task.cancel()
+
+    async def victim(event):
+        await asyncio.Event().wait()
+
+    async def close():
+        await bus.aclose(timeout=0)
+        return bus.pending
+
+    async def publish():
+        await turns(publishing)
+        with contextlib.suppress(RuntimeError):  # closed by now
+            bus.publish_nowait(InvoiceIssued())
+
+    async def open_gate():
+        await turns(opening)
+        gated.gate.set()
+
+    asyncio.get_running_loop().set_task_factory(factory)
+    bus.subscribe(InvoiceIssued, cancel_the_next)
+    bus.subscribe(InvoiceIssued, victim)
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    pending, *_ = await asyncio.gather(close(), publish(), open_gate())
+    assert pending == 0
 
 
 async def test_two_handlers_close_with_timeout(bus, gated):
