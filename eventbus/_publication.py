@@ -77,7 +77,7 @@ class Publication(Level):
 
     def never_started(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
         try:
-            if not self.stopped:
+            if self.depth and not self.stopped:  # 0: the publish has ended, by an exception
                 report_never_started(target, event, chain_to(self))
         finally:
             self.running -= 1

@@ -1019,6 +1019,28 @@ def test_interrupted_program_logs_no_failure(bus, errors, factory):
 
 
 @with_and_without_factories
+async def test_nothing_is_reported_after_the_end_of_the_publish(errors, factory):
+    """C4.5, C4.8: nor a handler, cancelled before its first step, of a publish that has raised."""
+    use(factory)
+    failures = []
+    bus = EventBus(on_error=failures.append)
+
+    def cancel_the_next_and_end(event):
+        for task in asyncio.all_tasks():
+            if task.get_name() == bus.handlers(OrderPlaced)[1].name:
+                task.cancel()
+        raise Stop
+
+    bus.subscribe(OrderPlaced, cancel_the_next_and_end)
+    bus.subscribe(OrderPlaced, forever)
+    with pytest.raises(Stop):
+        await bus.publish(OrderPlaced())
+    await asyncio.sleep(0)
+    assert failures == []
+    assert len(errors) == 0
+
+
+@with_and_without_factories
 def test_program_interrupted_before_handlers_start(bus, errors, factory):
     """C4.5: nor is one of handlers that the loop has yet to start."""
 
