@@ -11,113 +11,79 @@ Everything here runs on the backlog's own loop, which is all the locking it need
 
 import asyncio
 import logging
-from asyncio import AbstractEventLoop, CancelledError, Task
+from asyncio import AbstractEventLoop, CancelledError, InvalidStateError, Task
 from collections import Counter, deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
-from inspect import isawaitable
-from types import CoroutineType
+from inspect import CORO_RUNNING, getcoroutinestate, isawaitable
+from typing import Any
 
+from ._background import BackgroundRun, report_outcome, run_in_background
 from ._event import Event
 from ._failure import report
-from ._handler import CompiledHandler, Route
+from ._handler import CompiledHandler, HandlerCoroutine, Route
 from ._publication import (
     EAGER,
     EagerTask,
     Level,
+    Publication,
     cancel_and_wait,
+    current,
     get_current,
-    report_never_started,
     set_current,
     start,
 )
 
 _logger = logging.getLogger(__name__.rpartition(".")[0])
 
-# Backlogs with unfinished runs. A bus may be dropped while its handlers run, and a handler may wait
-# for what nothing else refers to; neither is to be garbage-collected half-way.
+# Backlogs that deliver an event or have unfinished runs. A bus may be dropped while its handlers
+# run, and a handler may wait for what nothing else refers to; neither is to be garbage-collected
+# half-way.
 _busy: "set[Backlog]" = set()
 
 # Handler runs that one drain starts before other callbacks of the loop get their turn.
 _BATCH = 128
 
 
-class BackgroundRun(Level):
-    """The run of one async handler of a `publish_nowait` event: a chain's outermost level."""
-
-    # - finishes_itself: whether `run_in_background` tells the backlog of its end.
-    # - cancelled: whether the bus has cancelled it, which is no failure.
-    # Set while it is waited for:
-    # - first: the first of the unfinished runs of the same event, which counts them all.
-    __slots__ = ("backlog", "cancelled", "finishes_itself", "first", "task", "unfinished")
-
-    backlog: "Backlog"
-    cancelled: bool
-    finishes_itself: bool
-    first: "BackgroundRun"
-    task: Task[None]
-    unfinished: int
-
-    def never_started(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
-        try:
-            if not self.cancelled:
-                report_never_started(target, event, (self.event_type,))
-        finally:
-            self.backlog.finish(self)
-
-    def task_done(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
-        """See to the end of a task that a factory has made: it may be later than the handler's."""
-        if task.cancelled() and self.depth:  # 0: the handler has run
-            self.never_started(target, event, task)
-        else:
-            self.backlog.finish(self)
-
-
-async def run_in_background(target: CompiledHandler, event: Event, run: BackgroundRun) -> None:
-    """Run one handler to its end, as the body of its task, like `run_handler` for `publish`.
-
-    `KeyboardInterrupt` and its like go through, to whoever runs the loop: nobody else waits.
-    """
-    set_current(run)  # in the task's own context
-    try:
-        result = target.call(event)
-        if type(result) is CoroutineType or (result is not None and isawaitable(result)):
-            await result
-    except Exception as exc:
-        report(target, event, exc, (run.event_type,))
-    except CancelledError as exc:
-        if run.cancelled:
-            raise
-        report(target, event, exc, (run.event_type,))
-    finally:
-        run.depth = 0
-        if run.finishes_itself:
-            run.backlog.finish(run)
-
-
 class Backlog:
     """Queued events and running handlers of one bus on one loop."""
 
     # - queue: events to be handled, each with its route and a copy of its publisher's context.
-    # - pending: events accepted and not finished, those in the queue included.
     # - scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
     #   has refused a callback; then the next event or `join` tries again.
-    # - _runs: the unfinished runs, by which their tasks are referenced.
-    # - _joining: those of them whose handler waits in `join`, which does not wait for them, and in
+    # - _delivering: the event whose handlers are being started.
+    # - _runs: the unfinished runs by their bodies. It is by them that tasks are referenced.
+    # - _unfinished: how many events these runs belong to.
+    # - _joining: the bodies of handlers that wait in `join`, which does not wait for them, and in
     #   how many calls of it.
     # - _idle: set when nothing is left that a `join` waits for; its waiters look again.
-    __slots__ = ("_idle", "_joining", "_loop", "_runs", "pending", "queue", "scheduled")
+    __slots__ = (
+        "_delivering",
+        "_idle",
+        "_joining",
+        "_loop",
+        "_runs",
+        "_unfinished",
+        "queue",
+        "scheduled",
+    )
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._runs: set[BackgroundRun] = set()
-        self._joining: dict[BackgroundRun, int] = {}
+        self._delivering: Event | None = None
+        self._runs: dict[HandlerCoroutine, BackgroundRun] = {}
+        self._unfinished = 0
+        self._joining: dict[HandlerCoroutine, int] = {}
         self._idle = asyncio.Event()
         self.queue: deque[tuple[Event, Route, Context]] = deque()
-        self.pending: int = 0
         self.scheduled: bool = False
+
+    @property
+    def pending(self) -> int:
+        """How many events have been accepted and are not finished, queued ones included."""
+        return len(self.queue) + (self._delivering is not None) + self._unfinished
 
     def schedule(self) -> None:
         """Have the loop drain the queue."""
@@ -137,28 +103,57 @@ class Backlog:
 
     def describe_runs(self) -> str:
         """Return the names of the handlers that have not finished."""
-        return ", ".join(sorted(run.task.get_name() for run in self._runs)) or "none"
+        return ", ".join(sorted(run.task.get_name() for run in self._runs.values())) or "none"
+
+    def find_run(self, body: HandlerCoroutine) -> BackgroundRun | None:
+        """Return the run with this body, if it is one of this backlog's and has not finished."""
+        run = self._runs.get(body)
+        if run is None and self._delivering is not None and getcoroutinestate(body) == CORO_RUNNING:
+            # It is in its first step, and not known to wait.
+            run = BackgroundRun(type(self._delivering), self._finish)
+            run.body = body
+        return run if run is not None and run.depth else None
 
     def _drain(self) -> None:
         loop, queue = self._loop, self.queue
         budget = _BATCH
         factory = loop.get_task_factory()
         eager = EAGER and factory is None
-        overtaking = False  # whether a handler called now would overtake one yet to start
+        _busy.add(self)
         try:
             while queue and budget > 0:
-                if overtaking and not queue[0][1].has_async:
-                    break
                 event, route, published_in = queue.popleft()
-                # Between handlers that start through the loop, a sync one must too.
-                in_place = eager or not route.has_async
+                self._delivering = event
+                budget -= len(route.handlers)
                 first: BackgroundRun | None = None  # of those of the event that are waited for
                 try:
                     for target in route.handlers:
-                        budget -= 1
                         # The last one may have the publisher's copy, which nobody else uses.
                         context = published_in if target is route.last else published_in.copy()
-                        if in_place and not target.is_async:
+                        if eager and target.is_direct:
+                            body: Any = target.call(event)
+                            context.run(set_current, body)
+                            task = EagerTask(
+                                body, loop=loop, name=target.name, context=context, eager_start=True
+                            )
+                            try:
+                                exception = task.exception()
+                            except InvalidStateError:
+                                target.is_direct = False
+                                run = BackgroundRun(type(event), self._finish)
+                                first = self._hold(run, body, task, first)
+                                task.add_done_callback(
+                                    partial(run.task_done, target, event), context=context
+                                )
+                            except CancelledError as exc:
+                                context.run(report, target, event, exc, (type(event),))
+                            else:
+                                if exception is not None:
+                                    context.run(report_outcome, target, event, task)
+                        elif not target.is_async and (eager or not route.has_async):
+                            # But between handlers that start through the loop, it must too.
+                            if context.get(current) is not None:
+                                context.run(set_current, None)  # that is the publisher's chain
                             try:  # `call_in_place`, written out as in `publish`
                                 result = context.run(target.call, event)
                                 if result is None or not isawaitable(result):
@@ -167,35 +162,21 @@ class Backlog:
                                 context.run(report, target, event, exc, (type(event),))
                                 continue
                             route.learn(target)
-                            target = target.continuation(result)
-                        run = BackgroundRun()
-                        run.event_type = type(event)
-                        run.parent = None
-                        run.depth = 1
-                        run.backlog = self
-                        run.finishes_itself = run.cancelled = False
-                        if eager:  # `start`, written out
-                            task: Task[None] | None = EagerTask(
-                                run_in_background(target, event, run),
-                                loop=loop,
-                                name=target.name,
-                                context=context,
-                                eager_start=True,
-                            )
+                            rest = target.continuation(result)
+                            first = self._start(factory, rest, event, context, first)
                         else:
-                            task = self._start_by_loop(factory, target, event, run, context)
-                        if task is None:
-                            continue
-                        if not task.done():
-                            first = self._hold(run, task, first)
-                            overtaking = not eager
-                            run.finishes_itself = factory is None
-                        elif self._joining:
-                            self._joining.pop(run, None)
+                            first = self._start(factory, target, event, context, first)
                 finally:
-                    if first is None:
-                        self.pending -= 1
+                    if first is not None:
+                        self._unfinished += 1
+                if not eager and route.has_async and queue and not queue[0][1].has_async:
+                    break  # its handlers would overtake those that the loop has yet to start
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
+            self._delivering = None
+            for body in self._joining.keys() - self._runs.keys():
+                del self._joining[body]  # a handler that has finished, but not a task of its own
+            if not self._runs:
+                _busy.discard(self)
             self.scheduled = False
             try:
                 if queue:
@@ -203,30 +184,40 @@ class Backlog:
             finally:
                 self._wake_joiners()
 
-    def _start_by_loop(
+    def _start(
         self,
         factory: object,
         target: CompiledHandler,
         event: Event,
-        run: BackgroundRun,
         context: Context,
-    ) -> Task[None] | None:
-        """Have the loop, or its task factory, start a handler; return None if that failed."""
-        arguments = self._loop, factory, run_in_background, target, event, run, context
+        first: BackgroundRun | None,
+    ) -> BackgroundRun | None:
+        """Start a handler in this context; return the first run of the event that is held."""
+        run = BackgroundRun(type(event), self._finish)
+        body = run_in_background(target, event, run)
+        context.run(set_current, body)
         if factory is None:
-            return start(*arguments)
+            task = start(self._loop, None, body, target.name, context)
+            if not task.done():
+                first = self._hold(run, body, task, first)
+                run.finishes_itself = True
+            return first
         try:
             # It sees what the publisher saw, but in a copy: an eager task enters `context` itself.
-            task = context.copy().run(start, *arguments)
+            task = context.copy().run(start, self._loop, factory, body, target.name, context)
         except Exception as exc:  # which is this handler's failure alone
-            context.run(report, target, event, exc, (run.event_type,))
-            return None
-        if not task.done():
-            task.add_done_callback(partial(run.task_done, target, event), context=context)
-        return task
+            context.run(report, target, event, exc, (type(event),))
+            return first
+        first = self._hold(run, body, task, first)
+        task.add_done_callback(partial(run.task_done, target, event), context=context)
+        return first
 
     def _hold(
-        self, run: BackgroundRun, task: Task[None], first: BackgroundRun | None
+        self,
+        run: BackgroundRun,
+        body: HandlerCoroutine,
+        task: Task[Any],
+        first: BackgroundRun | None,
     ) -> BackgroundRun:
         """Wait for a run; return the first of those of the same event, which may be this one."""
         if first is None:
@@ -234,23 +225,21 @@ class Backlog:
             first.unfinished = 0
         first.unfinished += 1
         run.first = first
+        run.body = body
         run.task = task
-        if not self._runs:
-            _busy.add(self)
-        self._runs.add(run)
+        self._runs[body] = run
         return first
 
-    def finish(self, run: BackgroundRun) -> None:
-        """Wait for a run no longer, and let go of its task, whose context refers to the run."""
-        run.depth = 0
-        self._runs.discard(run)
+    def _finish(self, run: BackgroundRun) -> None:
+        """Wait for a run no longer, and let go of its task."""
+        del self._runs[run.body]
         if not self._runs:
             _busy.discard(self)
-        self._joining.pop(run, None)
+        self._joining.pop(run.body, None)
         first = run.first
         first.unfinished -= 1
         if first.unfinished == 0:
-            self.pending -= 1
+            self._unfinished -= 1
         del run.task, run.first
         self._wake_joiners()
 
@@ -273,7 +262,6 @@ class Backlog:
         """Drop the queue, cancel every run but the calling handler's, and wait for them."""
         if self.queue:
             _logger.error("closing the bus drops events: %s", self.describe_queue())
-            self.pending -= len(self.queue)
             self.queue.clear()
         with self._standing_aside() as own:
             try:
@@ -282,10 +270,10 @@ class Backlog:
             finally:
                 await self._cancel_runs(own)
 
-    async def _cancel_runs(self, own: BackgroundRun | None) -> None:
-        tasks: list[Task[None]] = []
-        for run in self._runs:
-            if run is not own and not run.task.done():
+    async def _cancel_runs(self, own: HandlerCoroutine | None) -> None:
+        tasks: list[Task[Any]] = []
+        for run in self._runs.values():
+            if run.body is not own and not run.task.done():
                 run.cancelled = True
                 tasks.append(run.task)
         if tasks:
@@ -299,13 +287,13 @@ class Backlog:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
-        if any(run.task.done() for run in self._runs):
+        if any(run.task.done() for run in self._runs.values()):
             await asyncio.sleep(0)  # the loop has yet to call back that they are
 
     @contextmanager
-    def _standing_aside(self) -> Generator[BackgroundRun | None, None, None]:
-        """Have `join` not wait for the run that the calling code belongs to, if any; yield it."""
-        own = self._calling_run()
+    def _standing_aside(self) -> Generator[HandlerCoroutine | None, None, None]:
+        """Have `join` not wait for the handler that the calling code belongs to; yield its body."""
+        own = self._calling_handler()
         if own is None:
             yield None
             return
@@ -319,14 +307,24 @@ class Backlog:
                 if self._joining[own] == 0:
                     del self._joining[own]
 
-    def _calling_run(self) -> BackgroundRun | None:
-        """Return the unfinished run, of this backlog, that the calling code belongs to."""
-        level = get_current()
-        while level is not None and level.parent is not None:
+    def _calling_handler(self) -> HandlerCoroutine | None:
+        """Return the body of the unfinished handler that the calling code belongs to, if any."""
+        level: Any = get_current()
+        while isinstance(level, Publication):
             level = level.parent
-        if isinstance(level, BackgroundRun) and level.backlog is self and level.depth:
-            return level
-        return None
+        body = level.body if isinstance(level, BackgroundRun) else level
+        return None if body is None or self.find_run(body) is None else body
+
+
+def find_level(mark: Publication | HandlerCoroutine) -> Level | None:
+    """Return the level of a chain that code with this in its context belongs to, if any."""
+    if isinstance(mark, Publication):
+        return mark
+    for backlog in list(_busy):
+        run = backlog.find_run(mark)
+        if run is not None:
+            return run
+    return None
 
 
 def add_backlog(backlogs: dict[AbstractEventLoop, Backlog], loop: AbstractEventLoop) -> Backlog:

@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from inspect import isawaitable
 from typing import Any, Self, TypeVar, overload
 
-from ._backlog import Backlog, add_backlog
+from ._backlog import Backlog, add_backlog, find_level
 from ._deferred import DeferredPublisher, Publisher
 from ._event import Event, check_event_type
 from ._failure import HandlerFailure, report
@@ -90,7 +90,7 @@ class EventBus:
             if limit is not None and not limit >= 1:
                 raise ValueError(f"{name} must be at least 1, or None for no limit, got {limit!r}")
         self._max_depth = _UNLIMITED if max_depth is None else max_depth
-        self._max_pending = _UNLIMITED if max_pending is None else max_pending
+        self._max_pending = max_pending
         self._registry = Registry(on_error, handler_timeout)
         # The registry's own, one attribute nearer to the hot path.
         self._routes = self._registry.routes
@@ -226,9 +226,11 @@ class EventBus:
             route = self._registry.find_route(event)
             if not route.handlers:
                 return
-        parent = get_current()
-        if parent is not None and parent.depth >= self._max_depth and type(event) in self._routes:
-            check_depth(parent, type(event), self._max_depth)
+        parent: Any = get_current()
+        if parent is not None:
+            parent = find_level(parent)
+            if type(event) in self._routes:
+                check_depth(parent, type(event), self._max_depth)
 
         # Sync handlers that have returned an awaitable, with their contexts: rare.
         unawaited: list[tuple[CompiledHandler, Context]] | None = None
@@ -291,14 +293,14 @@ class EventBus:
                     # Sync handlers as well: between tasks that start later, they have their turn.
                     running = {}
                     for target in targets:
-                        task = start(loop, factory, run_handler, target, event, publication)
+                        body = run_handler(target, event, publication)
+                        task = start(loop, factory, body, target.name)
                         running[task] = target
                 if unawaited is not None:
                     for target, context in unawaited:
                         context.run(set_current, publication)
-                        task = start(
-                            loop, factory, run_handler, target, event, publication, context
-                        )
+                        body = run_handler(target, event, publication)
+                        task = start(loop, factory, body, target.name, context)
                         if not task.done():
                             running = {**(running or {}), task: target}
             finally:
@@ -353,18 +355,15 @@ class EventBus:
         backlog = self._backlogs.get(loop)
         if backlog is None:
             backlog = add_backlog(self._backlogs, loop)
-        if backlog.pending >= self._max_pending:
+        if self._max_pending is not None and backlog.pending >= self._max_pending:
             raise asyncio.QueueFull(
                 f"max_pending={self._max_pending} events are unfinished, so this "
                 f"{type(event).__qualname__} is not accepted; await bus.join(), or publish it"
             )
         context = copy_context()
-        if get_current() is not None:
-            context.run(set_current, None)  # nobody awaits this event: its chain starts here
         if not backlog.scheduled:
             backlog.schedule()  # which may fail: nothing is accepted then
         backlog.queue.append((event, route, context))
-        backlog.pending += 1
 
     def wait_for(
         self, event_type: type[E], where: Callable[[E], object] | None = None

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import sys
 import types
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -154,10 +154,16 @@ def _name_of(target: object) -> str:
 Hook = Callable[[Event, Handler | None], AbstractContextManager[object]]
 
 
+# The body of a handler's task.
+HandlerCoroutine = Coroutine[Any, Any, object]
+
+
 class CompiledHandler:
     """A handler as a route holds it: what to call, and all that the call needs to know."""
 
-    __slots__ = ("call", "handler", "is_async", "name", "on_error")
+    # - is_direct: it is an `async def`, so that calling it runs nothing yet, and has not been seen
+    #   to wait. For such a one what it returns is the body of its task, and no other is needed.
+    __slots__ = ("call", "handler", "is_async", "is_direct", "name", "on_error")
 
     def __init__(
         self,
@@ -170,10 +176,20 @@ class CompiledHandler:
         self.on_error: Callable[[Any], object] | None = on_error
         self.name: str = handler.name
         self.is_async: bool = handler.is_async
+        self.is_direct: bool = _is_coroutine_function(call)
 
     def continuation(self, awaitable: Awaitable[object]) -> "CompiledHandler":
         """Return what is left to do of a call that has returned `awaitable`."""
         return CompiledHandler(self.handler, lambda _event: awaitable, self.on_error)
+
+
+def _is_coroutine_function(call: object) -> bool:
+    """Return whether this is an `async def` itself, or a bound method that is one."""
+    function = call.__func__ if isinstance(call, types.MethodType) else call
+    return (
+        type(function) is types.FunctionType
+        and function.__code__.co_flags & inspect.CO_COROUTINE != 0
+    )
 
 
 class Route:

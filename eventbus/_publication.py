@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: MIT
 """One event on its way through its handlers: the chain it belongs to, and how a handler runs.
 
-- `_current` holds, in the context of a handler, the publication that the handler belongs to. The
-  links from there to the outermost publish are the chain, by which circles are found.
-- `run_handler` is the body of every handler's task: whatever the handler does ends there.
+- `current` holds, in the context of a handler, the publication that the handler belongs to, or
+  the body of its task if it is one of `publish_nowait`'s. The links from there to the outermost
+  publish are the chain, by which circles are found.
+- `run_handler` is the body of an awaited handler's task: whatever the handler does ends there.
 - A finished publication has depth 0, whereby code that outlives it (a task that a handler has
   left behind, whose context still points here) starts a chain of its own.
 """
 
 import asyncio
 import sys
-from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from contextvars import Context, ContextVar, copy_context
-from functools import partial
 from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate, isawaitable
 from types import CoroutineType
-from typing import Any
+from typing import Any, Protocol
 
 from ._event import Event
 from ._failure import Chain, EventCycleError, report
-from ._handler import CompiledHandler
+from ._handler import CompiledHandler, HandlerCoroutine
 
 # Whether a task can have its first step while it is made (3.12+). Loosely typed, since
 # `eager_start` is unknown to older interpreters.
@@ -33,32 +32,33 @@ EagerTask: Any = Task
 EAGER_LEVELS = 8
 
 
-class Level(ABC):
+class Level(Protocol):
     """One level of a chain: an awaited publish under way, or a handler of `publish_nowait`'s."""
 
     # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
     #   outer levels that have finished meanwhile; `check_depth` does not.
-    # Whoever makes a level sets its attributes: `__init__` would cost more than they do.
-    __slots__ = ("depth", "event_type", "parent")
-
-    event_type: type[Event]
-    parent: "Level | None"
-    depth: int
-
-    @abstractmethod
-    def never_started(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
-        """See to a handler whose task has ended, cancelled before its first step."""
+    @property
+    def event_type(self) -> type[Event]: ...
+    @property
+    def parent(self) -> "Level | None": ...
+    @property
+    def depth(self) -> int: ...
 
 
-class Publication(Level):
+class Publication:
     """An awaited publish under way."""
 
+    # - event_type, parent, depth: as `Level` has them.
     # - waiter: what the publisher waits on, from when it waits.
     # - running: how many handlers are left then, if they count themselves down; 0 otherwise.
     # - stop: why the handlers are cancelled: the publisher's own cancellation, or an exception
     #   that ends the program. None as long as they are not.
-    __slots__ = ("running", "stop", "waiter")
+    # `publish` sets them: `__init__` would cost more than they do.
+    __slots__ = ("depth", "event_type", "parent", "running", "stop", "waiter")
 
+    event_type: type[Event]
+    parent: Level | None
+    depth: int
     waiter: Future[None] | None
     running: int
     stop: BaseException | None
@@ -75,7 +75,8 @@ class Publication(Level):
         self.stop = exception
         self.wake()
 
-    def never_started(self, target: CompiledHandler, event: Event, task: Task[None]) -> None:
+    def never_started(self, target: CompiledHandler, event: Event) -> None:
+        """See to a handler whose task has ended, cancelled before its first step."""
         try:
             if self.depth and not self.stopped:  # 0: the publish has ended, by an exception
                 report_never_started(target, event, chain_to(self))
@@ -93,11 +94,11 @@ class Publication(Level):
                 pass
 
 
-_current: ContextVar[Level | None] = ContextVar("current", default=None)
+current: ContextVar[Publication | HandlerCoroutine | None] = ContextVar("current", default=None)
 # Bound once: a method of an imported name would be looked up, and bound, at every call.
-get_current = _current.get
-set_current = _current.set
-reset_current = _current.reset
+get_current = current.get
+set_current = current.set
+reset_current = current.reset
 
 
 def chain_to(level: Level | None, *event_types: type[Event]) -> Chain:
@@ -111,8 +112,10 @@ def chain_to(level: Level | None, *event_types: type[Event]) -> Chain:
     return (*reversed(chain), *event_types)
 
 
-def check_depth(parent: Level, event_type: type[Event], max_depth: int) -> None:
+def check_depth(parent: Level | None, event_type: type[Event], max_depth: int) -> None:
     """Raise `EventCycleError` if the unfinished levels down to `parent` use up `max_depth`."""
+    if parent is None or parent.depth < max_depth:
+        return
     chain = chain_to(parent)
     if len(chain) >= max_depth:
         raise EventCycleError((*chain, event_type), max_depth)
@@ -160,7 +163,7 @@ def call_in_place(
 class ScheduledTask(Task[None]):
     """A handler's task whose first step the loop takes.
 
-    If it is cancelled before that, no line of its coroutine runs, and its level is told instead.
+    If it is cancelled before that, no line of its body runs, and who waits for it is told instead.
     """
 
     # - context: where its end is reported then; None once that is arranged.
@@ -169,12 +172,13 @@ class ScheduledTask(Task[None]):
     context: Context | None
 
     def cancel(self, msg: Any = None) -> bool:
-        coroutine: Any = self.get_coro()
-        if getcoroutinestate(coroutine) == CORO_CREATED and self.context is not None:
+        body: Any = self.get_coro()
+        if getcoroutinestate(body) == CORO_CREATED and self.context is not None:
             # Before the first step, its locals are its arguments.
-            target, event, level = getcoroutinelocals(coroutine).values()
-            never_started = partial(level.never_started, target, event)
-            self.add_done_callback(never_started, context=self.context)
+            target, event, waiting = getcoroutinelocals(body).values()
+            self.add_done_callback(
+                lambda _task: waiting.never_started(target, event), context=self.context
+            )
             self.context = None
         return super().cancel(msg)
 
@@ -182,34 +186,31 @@ class ScheduledTask(Task[None]):
 def start(
     loop: AbstractEventLoop,
     factory: object,
-    body: Callable[[CompiledHandler, Event, Any], Coroutine[Any, Any, None]],
-    target: CompiledHandler,
-    event: Event,
-    level: Level,
+    body: Coroutine[Any, Any, None],
+    name: str,
     context: Context | None = None,
 ) -> Task[None]:
     """Start a handler's task: at once, if that can be.
 
     Args:
         factory: The loop's task factory, if it has one, by which the task is made then.
-        body: What the task runs, with the three arguments that follow.
+        body: `run_handler(...)` or `run_in_background(...)`.
         context: Where it runs; None for a copy of the current context.
     """
-    coroutine = body(target, event, level)
     try:
         if factory is not None:
-            return loop.create_task(coroutine, name=target.name, context=context)
+            return loop.create_task(body, name=name, context=context)
         if EAGER:
             eager: Task[None] = EagerTask(
-                coroutine, loop=loop, name=target.name, context=context, eager_start=True
+                body, loop=loop, name=name, context=context, eager_start=True
             )
             return eager
         context = copy_context() if context is None else context
-        task = ScheduledTask(coroutine, loop=loop, name=target.name, context=context)
+        task = ScheduledTask(body, loop=loop, name=name, context=context)
         task.context = context
         return task
     except BaseException:
-        coroutine.close()
+        body.close()
         raise
 
 
