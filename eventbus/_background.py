@@ -105,7 +105,6 @@ def report_outcome(target: CompiledHandler, event: Event, task: Task[Any]) -> No
         return
     if isinstance(exception, Exception):
         report(target, event, exception, (type(event),))
-    elif exception is not None and not isinstance(exception, KeyboardInterrupt | SystemExit):
-        # As happens to what `run_in_background` lets through.
+    elif exception is not None:  # as asyncio does with what `run_in_background` lets through
         message = f"exception of handler {target.name}"
         task.get_loop().call_exception_handler({"message": message, "exception": exception})

@@ -17,7 +17,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
-from inspect import CORO_RUNNING, getcoroutinestate, isawaitable
+from inspect import isawaitable
 from typing import Any
 
 from ._background import BackgroundRun, report_outcome, run_in_background
@@ -53,7 +53,8 @@ class Backlog:
     # - queue: events to be handled, each with its route and a copy of its publisher's context.
     # - scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
     #   has refused a callback; then the next event or `join` tries again.
-    # - _delivering: the event whose handlers are being started.
+    # - _delivering, _starting: the event whose handlers are being started, and the body of the
+    #   last of them that is async.
     # - _runs: the unfinished runs by their bodies. It is by them that tasks are referenced.
     # - _unfinished: how many events these runs belong to.
     # - _joining: the bodies of handlers that wait in `join`, which does not wait for them, and in
@@ -65,6 +66,7 @@ class Backlog:
         "_joining",
         "_loop",
         "_runs",
+        "_starting",
         "_unfinished",
         "queue",
         "scheduled",
@@ -73,6 +75,7 @@ class Backlog:
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._delivering: Event | None = None
+        self._starting: HandlerCoroutine | None = None
         self._runs: dict[HandlerCoroutine, BackgroundRun] = {}
         self._unfinished = 0
         self._joining: dict[HandlerCoroutine, int] = {}
@@ -108,8 +111,7 @@ class Backlog:
     def find_run(self, body: HandlerCoroutine) -> BackgroundRun | None:
         """Return the run with this body, if it is one of this backlog's and has not finished."""
         run = self._runs.get(body)
-        if run is None and self._delivering is not None and getcoroutinestate(body) == CORO_RUNNING:
-            # It is in its first step, and not known to wait.
+        if run is None and body is self._starting and self._delivering is not None:
             run = BackgroundRun(type(self._delivering), self._finish)
             run.body = body
         return run if run is not None and run.depth else None
@@ -131,7 +133,7 @@ class Backlog:
                         # The last one may have the publisher's copy, which nobody else uses.
                         context = published_in if target is route.last else published_in.copy()
                         if eager and target.is_direct:
-                            body: Any = target.call(event)
+                            self._starting = body = target.call(event)
                             context.run(set_current, body)
                             task = EagerTask(
                                 body, loop=loop, name=target.name, context=context, eager_start=True
@@ -172,7 +174,7 @@ class Backlog:
                 if not eager and route.has_async and queue and not queue[0][1].has_async:
                     break  # its handlers would overtake those that the loop has yet to start
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
-            self._delivering = None
+            self._delivering = self._starting = None
             for body in self._joining.keys() - self._runs.keys():
                 del self._joining[body]  # a handler that has finished, but not a task of its own
             if not self._runs:
@@ -194,7 +196,7 @@ class Backlog:
     ) -> BackgroundRun | None:
         """Start a handler in this context; return the first run of the event that is held."""
         run = BackgroundRun(type(event), self._finish)
-        body = run_in_background(target, event, run)
+        self._starting = body = run_in_background(target, event, run)
         context.run(set_current, body)
         if factory is None:
             task = start(self._loop, None, body, target.name, context)

@@ -172,7 +172,7 @@ class CompiledHandler:
         on_error: Callable[[Any], object] | None,
     ) -> None:
         self.handler: Handler = handler
-        self.call: Callable[[Any], object] = call
+        self.call: Callable[[Any], Any] = call
         self.on_error: Callable[[Any], object] | None = on_error
         self.name: str = handler.name
         self.is_async: bool = handler.is_async

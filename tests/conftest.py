@@ -26,6 +26,13 @@ def bus():
     return EventBus()
 
 
+@pytest.fixture(params=["never seen to wait", "seen to wait"])
+def history(request, monkeypatch):
+    """What the bus believes of an `async def`: it starts one in the background accordingly."""
+    if request.param == "seen to wait":
+        monkeypatch.setattr(f"{PACKAGE}._handler._is_coroutine_function", lambda call: False)
+
+
 @pytest.fixture
 def failures():
     """A list, to be filled by a bus that is made with `on_error=failures.append`."""

@@ -39,6 +39,9 @@ async def assert_closed(bus, *event_types):
             bus.wait_for(event_type)
 
 
+pytestmark = pytest.mark.usefixtures("history")
+
+
 class Gated:
     """A handler that waits until its gate is open, and counts how far it came."""
 
@@ -338,6 +341,65 @@ async def test_join_from_a_task_that_outlived_its_handler(bus, gated, waits):
     gated.gate.set()
     await detached[0]
     assert joined == [1]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["first step", "after waiting"])
+async def test_join_in_a_task_that_its_handler_awaits(bus, gated, waits):
+    """C6.1: so it is in a task of the handler's, made in its first step or later."""
+    joined = []
+
+    async def join_inside(event):
+        if waits:
+            await asyncio.sleep(0)
+        await asyncio.shield(asyncio.create_task(bus.join()))
+        joined.append(gated.finished)
+
+    bus.subscribe(OrderPlaced, join_inside)
+    for number in (1, 2):
+        gated.started.clear()
+        gated.gate.clear()
+        bus.publish_nowait(OrderPlaced())
+        await gated.started.wait()
+        await turns()
+        assert len(joined) == number - 1
+        gated.gate.set()
+        await join(bus)
+    assert joined == [1, 2]
+
+
+async def test_tasks_left_behind_as_their_handler_ends(bus):
+    """C6.1, C7: from its last step on, they belong to a handler no longer, for join and chain."""
+    chains, joined, finished, tasks, last_step = [], [], [], [], asyncio.Event()
+    bus = EventBus(on_error=lambda failure: chains.append(failure.chain))
+
+    async def go_on():
+        await last_step.wait()
+        await bus.publish(MailSent())
+        await join(bus)
+        joined.append(list(finished))
+
+    async def leave_behind(event):
+        tasks.append(asyncio.create_task(go_on()))
+        await turns()
+        last_step.set()
+
+    async def join_inside(event):
+        await join(bus)
+        await turns()
+        finished.append(event)
+
+    def fail(event):
+        raise LookupError
+
+    bus.subscribe(OrderPlaced, leave_behind)
+    bus.subscribe(OrderPlaced, join_inside)
+    bus.subscribe(MailSent, fail)
+    event = OrderPlaced()
+    bus.publish_nowait(event)
+    await turns()
+    await asyncio.gather(*tasks)
+    assert chains == [(MailSent,)]
+    assert joined == [[event]]
 
 
 async def test_join_from_a_task_of_a_handler_that_finishes_first(bus, gated):

@@ -249,6 +249,23 @@ def test_closed_loops_are_not_kept_alive(left):
     assert [loop() for loop in closed] == [None, None]
 
 
+def test_a_loop_without_work_left_is_not_kept_alive():
+    """C5.6, C4.8: nor is one whose work is done, once its bus is gone."""
+    seen = []
+
+    async def publish():
+        bus = EventBus()
+        bus.subscribe(OrderPlaced, seen.append)
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = run(publish())
+    gc.collect()
+    assert len(seen) == 1
+    assert loop() is None
+
+
 def test_a_log_handler_may_publish_about_the_loss(errors):
     """C5.6: what listens to the log may publish on the bus, the message of a loss included."""
     bus, seen = EventBus(), []

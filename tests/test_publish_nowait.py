@@ -21,6 +21,8 @@ from support import (
 )
 from target import Event, EventBus
 
+pytestmark = pytest.mark.usefixtures("history")
+
 
 @dataclass(frozen=True)
 class Numbered(Event):
@@ -380,6 +382,74 @@ async def test_tasks_of_a_sync_handler_are_not_the_publishers(bus, errors):
         await bus.publish(OrderPlaced())
     [record] = errors
     assert record.getMessage().endswith("(published as MailSent)")
+
+
+async def test_chain_in_every_run_and_step(errors):
+    """C4.4, C5.2: so it is in a handler's first step and later, in its first run and later."""
+    chains = []
+    bus = EventBus(on_error=lambda failure: chains.append(failure.chain))
+
+    async def publish_mails(event):
+        await bus.publish(MailSent())
+        await asyncio.gather(bus.publish(MailSent()))
+        await bus.publish(MailSent())
+
+    bus.subscribe(OrderPlaced, publish_mails)
+    bus.subscribe(MailSent, raise_at_once)
+    for _ in range(3):
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+    assert chains == [(OrderPlaced, MailSent)] * 9
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["first step", "after waiting"])
+async def test_chain_in_a_thread(errors, waits):
+    """C4.4, C5.2: so it is in a thread that has a copy of the handler's context."""
+    chains = []
+    bus = EventBus(on_error=lambda failure: chains.append(failure.chain))
+
+    async def publish_mail(event):
+        if waits:
+            await asyncio.sleep(0)
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(asyncio.run, bus.publish(MailSent())))
+        thread.start()
+        thread.join()
+
+    bus.subscribe(OrderPlaced, publish_mail)
+    bus.subscribe(MailSent, raise_at_once)
+    for _ in range(2):
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+    assert chains == [(OrderPlaced, MailSent)] * 2
+
+
+@pytest.mark.parametrize("error", [Failure, asyncio.CancelledError])
+@pytest.mark.parametrize("waits", ["never", "always", "at last"])
+async def test_outcome_of_every_run(errors, waits, error):
+    """C4.3-C4.5, C5.2: each run's failure is reported once, in the handler's context."""
+    reported, tasks = [], []
+    bus = EventBus(
+        on_error=lambda failure: reported.append((var.get(), failure.event, failure.exception))
+    )
+    raised = [error() for _ in range(3)]
+
+    async def handle(event):
+        tasks.append(asyncio.current_task())
+        var.set(event.number)
+        if waits == "always" or (waits == "at last" and event.number == 2):
+            await asyncio.sleep(0)
+        raise raised[event.number]
+
+    bus.subscribe(Numbered, handle)
+    for number in range(3):
+        bus.publish_nowait(Numbered(number))
+        await join(bus)
+    assert reported == [(number, Numbered(number), raised[number]) for number in range(3)]
+    assert len(errors) == 3
+    assert len(set(tasks)) == 3
+    assert {task.get_name() for task in tasks} == {f"{__name__}.{handle.__qualname__}"}
+    assert bus.pending == 0
 
 
 async def test_on_error_that_raises_changes_nothing_else(errors):
