@@ -29,6 +29,14 @@ class Table:
     def add(self, contender: str, case: str, cell: Cell) -> None:
         self.rows.setdefault(contender, {})[case] = cell
 
+    def keep_best(self, other: "Table") -> None:
+        """Take over the figures of another run of the same question that are smaller."""
+        for name, row in self.rows.items():
+            for case, cell in row.items():
+                theirs = other.rows[name][case]
+                if isinstance(cell, float) and isinstance(theirs, float):
+                    row[case] = min(cell, theirs)
+
     def ratio(self, case: str) -> float | None:
         """Return how many times as much the baseline takes as eventbus."""
         theirs = self.rows.get(self.baseline, {}).get(case)
