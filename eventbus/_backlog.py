@@ -20,7 +20,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import Any
 
-from ._background import BackgroundRun, report_outcome, run_in_background
+from ._background import BackgroundRun, report_cancelled, report_outcome, run_in_background
 from ._event import Event
 from ._failure import report
 from ._handler import CompiledHandler, HandlerCoroutine, Route
@@ -38,13 +38,15 @@ from ._publication import (
 
 _logger = logging.getLogger(__name__.rpartition(".")[0])
 
-# Backlogs that deliver an event or have unfinished runs. A bus may be dropped while its handlers
-# run, and a handler may wait for what nothing else refers to; neither is to be garbage-collected
-# half-way.
-_busy: "set[Backlog]" = set()
+# Unfinished runs by their bodies. A bus may be dropped while its handlers run, and a handler may
+# wait for what nothing else refers to; neither is to be garbage-collected half-way.
+_unfinished: dict[HandlerCoroutine, BackgroundRun] = {}
+
+# Backlogs that are starting handlers, one of each thread at most.
+_draining: "set[Backlog]" = set()
 
 # Handler runs that one drain starts before other callbacks of the loop get their turn.
-_BATCH = 128
+_BATCH = 192
 
 
 class Backlog:
@@ -121,37 +123,41 @@ class Backlog:
         budget = _BATCH
         factory = loop.get_task_factory()
         eager = EAGER and factory is None
-        _busy.add(self)
+        _draining.add(self)
         try:
             while queue and budget > 0:
                 event, route, published_in = queue.popleft()
                 self._delivering = event
-                budget -= len(route.handlers)
+                budget -= route.size
                 first: BackgroundRun | None = None  # of those of the event that are waited for
                 try:
                     for target in route.handlers:
                         # The last one may have the publisher's copy, which nobody else uses.
                         context = published_in if target is route.last else published_in.copy()
-                        if eager and target.is_direct:
-                            self._starting = body = target.call(event)
+                        if eager and target.at_once:
+                            try:
+                                self._starting = body = target.call(event)
+                            except Exception as exc:  # it cannot be called
+                                context.run(report, target, event, exc, (type(event),))
+                                continue
                             context.run(set_current, body)
                             task = EagerTask(
                                 body, loop=loop, name=target.name, context=context, eager_start=True
                             )
                             try:
                                 exception = task.exception()
-                            except InvalidStateError:
-                                target.is_direct = False
+                            except InvalidStateError:  # for once, it waits
+                                target.at_once = False
                                 run = BackgroundRun(type(event), self._finish)
                                 first = self._hold(run, body, task, first)
-                                task.add_done_callback(
-                                    partial(run.task_done, target, event), context=context
-                                )
+                                done = partial(run.handler_done, target, event)
+                                task.add_done_callback(done, context=context)
                             except CancelledError as exc:
-                                context.run(report, target, event, exc, (type(event),))
+                                context.run(report_cancelled, target, event, exc)
                             else:
                                 if exception is not None:
                                     context.run(report_outcome, target, event, task)
+                                    del exception, task  # a traceback leads to this frame
                         elif not target.is_async and (eager or not route.has_async):
                             # But between handlers that start through the loop, it must too.
                             if context.get(current) is not None:
@@ -175,10 +181,9 @@ class Backlog:
                     break  # its handlers would overtake those that the loop has yet to start
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
             self._delivering = self._starting = None
-            for body in self._joining.keys() - self._runs.keys():
+            _draining.discard(self)
+            for body in [body for body in self._joining if body not in self._runs]:
                 del self._joining[body]  # a handler that has finished, but not a task of its own
-            if not self._runs:
-                _busy.discard(self)
             self.scheduled = False
             try:
                 if queue:
@@ -201,8 +206,11 @@ class Backlog:
         if factory is None:
             task = start(self._loop, None, body, target.name, context)
             if not task.done():
+                target.at_once = False
                 first = self._hold(run, body, task, first)
                 run.finishes_itself = True
+            elif target.at_once is None:
+                target.at_once = True
             return first
         try:
             # It sees what the publisher saw, but in a copy: an eager task enters `context` itself.
@@ -210,8 +218,9 @@ class Backlog:
         except Exception as exc:  # which is this handler's failure alone
             context.run(report, target, event, exc, (type(event),))
             return first
-        first = self._hold(run, body, task, first)
-        task.add_done_callback(partial(run.task_done, target, event), context=context)
+        if not task.done() or not run.ended:
+            first = self._hold(run, body, task, first)
+            task.add_done_callback(partial(run.task_done, target, event), context=context)
         return first
 
     def _hold(
@@ -229,20 +238,20 @@ class Backlog:
         run.first = first
         run.body = body
         run.task = task
-        self._runs[body] = run
+        self._runs[body] = _unfinished[body] = run
         return first
 
     def _finish(self, run: BackgroundRun) -> None:
         """Wait for a run no longer, and let go of its task."""
         del self._runs[run.body]
-        if not self._runs:
-            _busy.discard(self)
+        _unfinished.pop(run.body, None)
         self._joining.pop(run.body, None)
         first = run.first
         first.unfinished -= 1
         if first.unfinished == 0:
             self._unfinished -= 1
         del run.task, run.first
+        run.body = None
         self._wake_joiners()
 
     def _wake_joiners(self) -> None:
@@ -322,18 +331,17 @@ def find_level(mark: Publication | HandlerCoroutine) -> Level | None:
     """Return the level of a chain that code with this in its context belongs to, if any."""
     if isinstance(mark, Publication):
         return mark
-    for backlog in list(_busy):
-        run = backlog.find_run(mark)
-        if run is not None:
-            return run
-    return None
+    run = _unfinished.get(mark)
+    for backlog in list(_draining) if run is None else ():
+        run = run or backlog.find_run(mark)
+    return run
 
 
 def add_backlog(backlogs: dict[AbstractEventLoop, Backlog], loop: AbstractEventLoop) -> Backlog:
     """Add and return a backlog for `loop`, the running one; forget those of closed loops."""
-    for busy in list(_busy):
-        if busy.is_closed():
-            _busy.discard(busy)
+    for body, run in list(_unfinished.items()):
+        if run.task.get_loop().is_closed():
+            _unfinished.pop(body, None)
     backlog = backlogs[loop] = Backlog(loop)
     for other in list(backlogs):
         if not other.is_closed():

@@ -161,9 +161,9 @@ HandlerCoroutine = Coroutine[Any, Any, object]
 class CompiledHandler:
     """A handler as a route holds it: what to call, and all that the call needs to know."""
 
-    # - is_direct: it is an `async def`, so that calling it runs nothing yet, and has not been seen
-    #   to wait. For such a one what it returns is the body of its task, and no other is needed.
-    __slots__ = ("call", "handler", "is_async", "is_direct", "name", "on_error")
+    # - at_once: whether it is an `async def` that has never waited in the background: None as
+    #   long as it has not run there. What such a one returns can be the body of its task.
+    __slots__ = ("at_once", "call", "handler", "is_async", "name", "on_error")
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class CompiledHandler:
         self.on_error: Callable[[Any], object] | None = on_error
         self.name: str = handler.name
         self.is_async: bool = handler.is_async
-        self.is_direct: bool = _is_coroutine_function(call)
+        self.at_once: bool | None = None if _is_coroutine_function(call) else False
 
     def continuation(self, awaitable: Awaitable[object]) -> "CompiledHandler":
         """Return what is left to do of a call that has returned `awaitable`."""
@@ -195,10 +195,11 @@ def _is_coroutine_function(call: object) -> bool:
 class Route:
     """The compiled handlers of one event type, in subscription order; never added to."""
 
-    __slots__ = ("handlers", "has_async", "last")
+    __slots__ = ("handlers", "has_async", "last", "size")
 
     def __init__(self, handlers: tuple[CompiledHandler, ...]) -> None:
         self.handlers: tuple[CompiledHandler, ...] = handlers
+        self.size: int = len(handlers)
         self.last: CompiledHandler | None = handlers[-1] if handlers else None
         self.has_async: bool = any(target.is_async for target in handlers)
 

@@ -2,6 +2,7 @@
 """Async tests run in asyncio's debug mode; `errors` is what the library logs meanwhile."""
 
 import asyncio
+import importlib
 import inspect
 import logging
 
@@ -26,11 +27,18 @@ def bus():
     return EventBus()
 
 
-@pytest.fixture(params=["never seen to wait", "seen to wait"])
+@pytest.fixture(params=["first run", "has always finished at once"])
 def history(request, monkeypatch):
     """What the bus believes of an `async def`: it starts one in the background accordingly."""
-    if request.param == "seen to wait":
-        monkeypatch.setattr(f"{PACKAGE}._handler._is_coroutine_function", lambda call: False)
+    if request.param != "first run":
+        compiled = importlib.import_module(f"{PACKAGE}._handler").CompiledHandler
+        init = compiled.__init__
+
+        def init_with_history(self, *arguments):
+            init(self, *arguments)
+            self.at_once = self.at_once is None
+
+        monkeypatch.setattr(compiled, "__init__", init_with_history)
 
 
 @pytest.fixture

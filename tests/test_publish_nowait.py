@@ -4,7 +4,9 @@
 import asyncio
 import contextvars
 import gc
+import inspect
 import logging
+import sys
 import threading
 import weakref
 from dataclasses import dataclass
@@ -496,6 +498,95 @@ async def test_own_cancelled_error_is_a_failure(errors, handler, factory):
     assert [type(failure.exception) for failure in failures] == [asyncio.CancelledError]
     assert len(errors) == 1
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_handler_that_cancels_its_own_task_and_returns(errors, waits):
+    """C4.4, C5.2: that is no failure: it has returned, in its first run and later."""
+    bus, runs = EventBus(), []
+
+    async def stop_everything(event):
+        if waits:
+            await asyncio.sleep(0)
+        asyncio.current_task().cancel()
+        runs.append(event)
+
+    bus.subscribe(OrderPlaced, stop_everything)
+    for _ in range(3):
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+    assert len(runs) == 3
+    assert len(errors) == 0
+
+
+async def test_handler_that_cannot_be_called(errors):
+    """C4.4, C5.2: one whose signature lies fails alone, in its first run and later."""
+
+    async def handle(event, session):
+        pass
+
+    handle.__signature__ = inspect.signature(lambda event: None)
+    failures, seen = [], []
+    bus = EventBus(on_error=failures.append)
+    bus.subscribe(OrderPlaced, handle)
+    bus.subscribe(OrderPlaced, seen.append)
+    for _ in range(2):
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+    assert [type(failure.exception) for failure in failures] == [TypeError] * 2
+    assert len(errors) == len(seen) == 2
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_on_error_finds_the_exception_being_handled(errors, waits):
+    """C4.4, C5.2: `sys.exc_info()` in `on_error` is the failure, traceback included."""
+    found = []
+
+    def on_error(failure):
+        exception = sys.exc_info()[1]
+        code = exception.__traceback__.tb_next or exception.__traceback__
+        found.append((exception is failure.exception, code.tb_frame.f_code.co_name))
+
+    bus = EventBus(on_error=on_error)
+
+    async def handle(event):
+        if waits:
+            await asyncio.sleep(0)
+        raise Failure
+
+    bus.subscribe(OrderPlaced, handle)
+    for _ in range(3):
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+    assert found == [(True, "handle")] * 3
+
+
+async def test_events_of_failed_handlers_are_not_kept_alive(bus, caplog):
+    """C4.8, C5.2: not even until the next garbage collection, whichever handler failed last."""
+
+    async def fail(event):
+        raise Failure
+
+    async def wait(event):
+        await asyncio.sleep(0)
+
+    bus.subscribe(OrderPlaced, fail)
+    bus.subscribe(InvoiceIssued, fail)
+    bus.subscribe(InvoiceIssued, wait)
+    gc.collect()
+    gc.disable()
+    try:
+        for event_type in (OrderPlaced, InvoiceIssued) * 2:
+            event = event_type()
+            alive = weakref.ref(event)
+            bus.publish_nowait(event)
+            del event
+            await join(bus)
+            caplog.clear()
+            await asyncio.sleep(0)
+            assert alive() is None
+    finally:
+        gc.enable()
 
 
 def cancel_next_task():
