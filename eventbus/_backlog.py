@@ -38,9 +38,9 @@ from ._publication import (
 
 _logger = logging.getLogger(__name__.rpartition(".")[0])
 
-# Unfinished runs by their bodies. A bus may be dropped while its handlers run, and a handler may
-# wait for what nothing else refers to; neither is to be garbage-collected half-way.
-_unfinished: dict[HandlerCoroutine, BackgroundRun] = {}
+# Whose the unfinished runs with these bodies are. A bus may be dropped while its handlers run, and
+# a handler may wait for what nothing else refers to; neither is to be garbage-collected half-way.
+_unfinished: "dict[HandlerCoroutine, Backlog]" = {}
 
 # Backlogs that are starting handlers, one of each thread at most.
 _draining: "set[Backlog]" = set()
@@ -238,7 +238,8 @@ class Backlog:
         run.first = first
         run.body = body
         run.task = task
-        self._runs[body] = _unfinished[body] = run
+        self._runs[body] = run
+        _unfinished[body] = self
         return first
 
     def _finish(self, run: BackgroundRun) -> None:
@@ -331,22 +332,22 @@ def find_level(mark: Publication | HandlerCoroutine) -> Level | None:
     """Return the level of a chain that code with this in its context belongs to, if any."""
     if isinstance(mark, Publication):
         return mark
-    run = _unfinished.get(mark)
-    for backlog in list(_draining) if run is None else ():
-        run = run or backlog.find_run(mark)
-    return run
+    owner = _unfinished.get(mark)
+    for backlog in list(_draining) if owner is None else [owner]:
+        run = backlog.find_run(mark)
+        if run is not None:
+            return run
+    return None
 
 
 def add_backlog(backlogs: dict[AbstractEventLoop, Backlog], loop: AbstractEventLoop) -> Backlog:
     """Add and return a backlog for `loop`, the running one; forget those of closed loops."""
-    for body, run in list(_unfinished.items()):
-        if run.task.get_loop().is_closed():
+    for body, other in list(_unfinished.items()):
+        if other.is_closed():
             _unfinished.pop(body, None)
     backlog = backlogs[loop] = Backlog(loop)
-    for other in list(backlogs):
-        if not other.is_closed():
-            continue
-        lost = backlogs.pop(other, None)
+    for closed in [loop for loop in list(backlogs) if loop.is_closed()]:
+        lost = backlogs.pop(closed, None)
         if lost is not None and lost.pending:
             _logger.error(
                 "a loop was closed with %d publish_nowait events unfinished: %s running, %s; "
