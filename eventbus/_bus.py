@@ -94,6 +94,7 @@ class EventBus:
         self._registry = Registry(on_error, handler_timeout)
         # The registry's own, one attribute nearer to the hot path.
         self._routes = self._registry.routes
+        self._get_route = self._registry.routes.get
         self._unhandled = self._registry.unhandled
         # By loop; those of closed loops go when the next loop comes.
         self._backlogs: dict[AbstractEventLoop, Backlog] = {}
@@ -219,7 +220,7 @@ class EventBus:
             RuntimeError: The bus is closed.
             EventCycleError: The chain of awaited publishes is deeper than `max_depth`.
         """
-        route = self._routes.get(type(event))
+        route = self._get_route(type(event))
         if route is None:
             if id(type(event)) in self._unhandled:
                 return
@@ -345,7 +346,7 @@ class EventBus:
                 "publish_nowait needs a running event loop in this thread; from another thread, "
                 "call loop.call_soon_threadsafe(bus.publish_nowait, event)"
             ) from None
-        route = self._routes.get(type(event))
+        route = self._get_route(type(event))
         if route is None:
             if id(type(event)) in self._unhandled:
                 return
