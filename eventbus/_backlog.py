@@ -38,15 +38,13 @@ from ._publication import (
 
 _logger = logging.getLogger(__name__.rpartition(".")[0])
 
-# Whose the unfinished runs with these bodies are. A bus may be dropped while its handlers run, and
-# a handler may wait for what nothing else refers to; neither is to be garbage-collected half-way.
-_unfinished: "dict[HandlerCoroutine, Backlog]" = {}
-
-# Backlogs that are starting handlers, one of each thread at most.
-_draining: "set[Backlog]" = set()
+# Backlogs that are starting handlers or have unfinished ones. A bus may be dropped while its
+# handlers run, and a handler may wait for what nothing else refers to; neither is to be
+# garbage-collected half-way.
+_busy: "set[Backlog]" = set()
 
 # Handler runs that one drain starts before other callbacks of the loop get their turn.
-_BATCH = 192
+_BATCH = 160
 
 
 class Backlog:
@@ -123,7 +121,7 @@ class Backlog:
         budget = _BATCH
         factory = loop.get_task_factory()
         eager = EAGER and factory is None
-        _draining.add(self)
+        _busy.add(self)
         try:
             while queue and budget > 0:
                 event, route, published_in = queue.popleft()
@@ -181,7 +179,8 @@ class Backlog:
                     break  # its handlers would overtake those that the loop has yet to start
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
             self._delivering = self._starting = None
-            _draining.discard(self)
+            if not self._runs:
+                _busy.discard(self)
             for body in [body for body in self._joining if body not in self._runs]:
                 del self._joining[body]  # a handler that has finished, but not a task of its own
             self.scheduled = False
@@ -239,13 +238,13 @@ class Backlog:
         run.body = body
         run.task = task
         self._runs[body] = run
-        _unfinished[body] = self
         return first
 
     def _finish(self, run: BackgroundRun) -> None:
         """Wait for a run no longer, and let go of its task."""
         del self._runs[run.body]
-        _unfinished.pop(run.body, None)
+        if not self._runs:
+            _busy.discard(self)
         self._joining.pop(run.body, None)
         first = run.first
         first.unfinished -= 1
@@ -332,8 +331,7 @@ def find_level(mark: Publication | HandlerCoroutine) -> Level | None:
     """Return the level of a chain that code with this in its context belongs to, if any."""
     if isinstance(mark, Publication):
         return mark
-    owner = _unfinished.get(mark)
-    for backlog in list(_draining) if owner is None else [owner]:
+    for backlog in list(_busy):
         run = backlog.find_run(mark)
         if run is not None:
             return run
@@ -342,9 +340,9 @@ def find_level(mark: Publication | HandlerCoroutine) -> Level | None:
 
 def add_backlog(backlogs: dict[AbstractEventLoop, Backlog], loop: AbstractEventLoop) -> Backlog:
     """Add and return a backlog for `loop`, the running one; forget those of closed loops."""
-    for body, other in list(_unfinished.items()):
-        if other.is_closed():
-            _unfinished.pop(body, None)
+    for busy in list(_busy):
+        if busy.is_closed():
+            _busy.discard(busy)
     backlog = backlogs[loop] = Backlog(loop)
     for closed in [loop for loop in list(backlogs) if loop.is_closed()]:
         lost = backlogs.pop(closed, None)
