@@ -234,9 +234,10 @@ class EventBus:
                 check_depth(parent, type(event), self._max_depth)
 
         # Sync handlers that have returned an awaitable, with their contexts: rare.
-        unawaited: list[tuple[CompiledHandler, Context]] | None = None
+        unawaited: list[tuple[CompiledHandler, Context]] | None
         if route.has_async:
             targets = route.handlers
+            unawaited = None
         else:
             for target in route.handlers:
                 # `call_in_place`, written out: a call costs as much as a short handler.
@@ -244,18 +245,27 @@ class EventBus:
                 try:
                     result = context.run(target.call, event)
                     if result is not None and isawaitable(result):
-                        route.learn(target)
-                        unawaited = [*(unawaited or ()), (target.continuation(result), context)]
+                        break
                 except (Exception, CancelledError) as exc:
-                    context.run(report, target, event, exc, chain_to(parent, type(event)))
-            if unawaited is None:
+                    chain = (*chain_to(parent), type(event))
+                    context.run(report, target, event, exc, chain)
+            else:
                 return
+            # This handler is async after all; the others have their turn before it goes on.
+            route.learn(target)
+            unawaited = [(target.continuation(result), context)]
+            for target in route.handlers[route.handlers.index(target) + 1 :]:
+                context = copy_context()
+                rest = call_in_place(target, event, parent, context)
+                if rest is not None:
+                    route.learn(target)
+                    unawaited.append((rest, context))
             targets = ()
 
         depth = 1
         if parent is not None:
             depth = parent.depth + 1
-            if targets and depth % EAGER_LEVELS == 0:
+            if unawaited is None and depth % EAGER_LEVELS == 0:
                 await asyncio.sleep(0)
         loop = get_running_loop()
         factory = loop.get_task_factory()
@@ -301,7 +311,9 @@ class EventBus:
                     for target, context in unawaited:
                         context.run(set_current, publication)
                         body = run_handler(target, event, publication)
-                        task = start(loop, factory, body, target.name, context)
+                        # Instead of the trip above, in which a cancellation would lose it.
+                        soon = depth % EAGER_LEVELS == 0
+                        task = start(loop, factory, body, target.name, context, soon=soon)
                         if not task.done():
                             running = {**(running or {}), task: target}
             finally:

@@ -54,6 +54,8 @@ class EventCycleError(RuntimeError):
 
 def format_chain(chain: Chain) -> str:
     """Return the names of the event types, outermost first, joined by arrows."""
+    if len(chain) == 1:  # most have one link, and a list would cost as much again
+        return chain[0].__name__
     return " -> ".join([event_type.__name__ for event_type in chain])
 
 
@@ -78,8 +80,8 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
         file, line, function = "(unknown file)", 0, None
         traceback = exception.__traceback__
         if traceback is not None:
-            while traceback.tb_next is not None:
-                traceback = traceback.tb_next
+            while (inner := traceback.tb_next) is not None:
+                traceback = inner
             code = traceback.tb_frame.f_code
             file, line, function = code.co_filename, traceback.tb_lineno, code.co_name
         record = _logger.makeRecord(

@@ -101,15 +101,15 @@ set_current = current.set
 reset_current = current.reset
 
 
-def chain_to(level: Level | None, *event_types: type[Event]) -> Chain:
-    """Return the chain down to `level`, outermost first, and `event_types` below it."""
+def chain_to(level: Level | None) -> Chain:
+    """Return the event types of the chain down to `level`, outermost first."""
     if level is not None and level.depth == 1:  # the outermost: most levels are
-        return (level.event_type, *event_types)
+        return (level.event_type,)
     chain: list[type[Event]] = []
     while level is not None and level.depth:
         chain.append(level.event_type)
         level = level.parent
-    return (*reversed(chain), *event_types)
+    return tuple(reversed(chain))
 
 
 def check_depth(parent: Level | None, event_type: type[Event], max_depth: int) -> None:
@@ -156,7 +156,7 @@ def call_in_place(
         if result is not None and isawaitable(result):
             return target.continuation(result)
     except (Exception, CancelledError) as exc:
-        context.run(report, target, event, exc, chain_to(parent, type(event)))
+        context.run(report, target, event, exc, (*chain_to(parent), type(event)))
     return None
 
 
@@ -189,6 +189,8 @@ def start(
     body: Coroutine[Any, Any, None],
     name: str,
     context: Context | None = None,
+    *,
+    soon: bool = False,
 ) -> Task[None]:
     """Start a handler's task: at once, if that can be.
 
@@ -196,11 +198,12 @@ def start(
         factory: The loop's task factory, if it has one, by which the task is made then.
         body: `run_handler(...)` or `run_in_background(...)`.
         context: Where it runs; None for a copy of the current context.
+        soon: Leave the first step to the loop, unless a factory decides otherwise.
     """
     try:
         if factory is not None:
             return loop.create_task(body, name=name, context=context)
-        if EAGER:
+        if EAGER and not soon:
             eager: Task[None] = EagerTask(
                 body, loop=loop, name=name, context=context, eager_start=True
             )

@@ -11,6 +11,7 @@ import tracemalloc
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from support import InvoiceIssued, MailSent, OrderPlaced
@@ -353,6 +354,28 @@ async def test_no_limit_carries_ten_thousand_levels(little_stack, errors, factor
     assert entered == list(range(1, 10_001))
     assert finished == entered[::-1]
     assert len(seen) == (10_000 if kind == "async beside sync" else 0)
+    assert len(errors) == 0
+
+
+@pytest.mark.parametrize("factory", [None, plain_factory], ids=["no task factory", "task factory"])
+async def test_no_limit_carries_levels_that_are_new_to_the_bus(little_stack, errors, factory):
+    """C7, C3: nor does a chain of event types whose handlers are only just found to be async."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(False)
+    loop.set_task_factory(factory)
+    bus = EventBus(max_depth=None)
+    path = [type(f"Level{number}", (Event,), {}) for number in range(1000)]
+    entered = []
+    for event_type, following in pairwise(path):
+
+        def go_on(event, following=following):
+            entered.append(type(event))
+            return bus.publish(following())
+
+        bus.subscribe(event_type, go_on)
+    bus.subscribe(path[-1], lambda event: entered.append(type(event)))
+    await bus.publish(path[0]())
+    assert entered == path
     assert len(errors) == 0
 
 
