@@ -1,30 +1,29 @@
 # SPDX-License-Identifier: MIT
 """How an async handler of `publish_nowait` runs, and what becomes of its outcome.
 
-The body of its task is `run_in_background`, or the handler itself if it is an `async def` that has
-finished at once whenever it ran. That costs less to start; but should it wait after all, it takes
-a callback of the loop to tell of its end.
+The body of its task is `run_in_background`, which sees to everything. An `async def` that has
+finished at once whenever it ran is the body itself: that is *bare*, and costs less. What has not
+simply finished is seen to afterwards, by `report_end`; should it wait, a callback tells of its end.
 """
 
 from asyncio import CancelledError, Task
 from collections.abc import Callable
-from inspect import CORO_CLOSED, getcoroutinestate, isawaitable
+from inspect import isawaitable
+from traceback import walk_tb
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any
 
 from ._event import Event
 from ._failure import report
 from ._handler import CompiledHandler
 from ._publication import report_never_started
 
-E = TypeVar("E", bound=BaseException)
-
 
 class BackgroundRun:
-    """The run of one async handler of a `publish_nowait` event: a chain's outermost level."""
+    """The run of one async handler of a `publish_nowait` event that is waited for."""
 
-    # - body: that of its task, by which code in the handler's context finds the run; None once
-    #   the task has ended, since a body that was never started goes on referring to the run.
+    # - body: that of its task; None once the task has ended, since a body that was never started
+    #   goes on referring to the run.
     # - finish: to be called with it once, when its task has ended.
     # - finishes_itself: whether `run_in_background` does so.
     # - ended: whether `run_in_background` has seen to its outcome.
@@ -35,7 +34,6 @@ class BackgroundRun:
         "body",
         "cancelled",
         "ended",
-        "event_type",
         "finish",
         "finishes_itself",
         "first",
@@ -43,29 +41,22 @@ class BackgroundRun:
         "unfinished",
     )
 
-    parent = None
     body: Any
     first: "BackgroundRun"
     task: Task[Any]
     unfinished: int
 
-    def __init__(self, event_type: type[Event], finish: "Callable[[BackgroundRun], None]") -> None:
+    def __init__(self, finish: "Callable[[BackgroundRun], None]") -> None:
         self.finish: Callable[[BackgroundRun], None] = finish
-        self.event_type: type[Event] = event_type
         self.finishes_itself: bool = False
         self.ended: bool = False
         self.cancelled: bool = False
-
-    @property
-    def depth(self) -> int:
-        """1, or 0 once the handler has finished."""
-        return 0 if self.body is None or getcoroutinestate(self.body) == CORO_CLOSED else 1
 
     def never_started(self, target: CompiledHandler, event: Event) -> None:
         """See to a task that was cancelled before its first step."""
         try:
             if not self.cancelled:
-                report_never_started(target, event, (self.event_type,))
+                report_never_started(target, event, (type(event),))
         finally:
             self.finish(self)
 
@@ -74,14 +65,6 @@ class BackgroundRun:
         if task.cancelled() and not self.ended:
             self.never_started(target, event)
         else:
-            self.finish(self)
-
-    def handler_done(self, target: CompiledHandler, event: Event, task: Task[Any]) -> None:
-        """See to the end of a task whose body was the handler itself."""
-        try:
-            if not (task.cancelled() and self.cancelled):
-                report_outcome(target, event, task)
-        finally:
             self.finish(self)
 
 
@@ -95,41 +78,35 @@ async def run_in_background(target: CompiledHandler, event: Event, run: Backgrou
         if type(result) is CoroutineType or (result is not None and isawaitable(result)):
             await result
     except Exception as exc:
-        report(target, event, exc, (run.event_type,))
+        report(target, event, exc, (type(event),))
     except CancelledError as exc:
         if run.cancelled:
             raise
-        report(target, event, exc, (run.event_type,))
+        report(target, event, exc, (type(event),))
     finally:
         run.ended = True
         if run.finishes_itself:
             run.finish(run)
 
 
-def report_outcome(target: CompiledHandler, event: Event, task: Task[Any]) -> None:
-    """Report what a task has ended with whose body was the handler, in the handler's context."""
-    try:
-        task.result()
-    except CancelledError as exc:
-        report_cancelled(target, event, exc)
-    except Exception as exc:
-        report(target, event, _without_last_frame(exc), (type(event),))
-    except BaseException as exc:  # as asyncio does with what `run_in_background` lets through
-        message = f"exception of handler {target.name}"
-        task.get_loop().call_exception_handler({"message": message, "exception": exc})
+async def report_end(
+    target: CompiledHandler, event: Event, failure: BaseException, in_doubt: bool
+) -> None:
+    """Report what a bare task has ended with, as the body of another task in the same context.
 
+    A handler that was cancelled during its last step has returned, and not failed: there is no
+    frame of it in the traceback. Nor is there one if somebody else has asked for the outcome first.
 
-def report_cancelled(target: CompiledHandler, event: Event, exception: CancelledError) -> None:
-    """Report what a task has raised that was asked for its outcome, if that is the handler's.
-
-    It is not if it has no frame of the handler: then that has returned, though its task was
-    cancelled during its last step.
+    Args:
+        in_doubt: Whether it is a failure when that cannot be told.
     """
-    if _without_last_frame(exception).__traceback__ is not None:
-        report(target, event, exception, (type(event),))
-
-
-def _without_last_frame(exception: E) -> E:
-    """Take from the traceback the frame that has caught the exception."""
-    traceback = exception.__traceback__
-    return exception.with_traceback(None if traceback is None else traceback.tb_next)
+    try:
+        raise failure
+    except Exception as exc:
+        report(target, event, exc, (type(event),))
+    except CancelledError as exc:
+        code = target.call.__code__
+        if in_doubt or any(frame.f_code is code for frame, _ in walk_tb(exc.__traceback__)):
+            report(target, event, exc, (type(event),))
+    finally:
+        del failure  # whose traceback leads here

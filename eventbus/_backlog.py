@@ -20,18 +20,19 @@ from functools import partial
 from inspect import isawaitable
 from typing import Any
 
-from ._background import BackgroundRun, report_cancelled, report_outcome, run_in_background
+from ._background import BackgroundRun, report_end, run_in_background
 from ._event import Event
 from ._failure import report
-from ._handler import CompiledHandler, HandlerCoroutine, Route
+from ._handler import CompiledHandler, Route
 from ._publication import (
     EAGER,
+    Body,
     EagerTask,
-    Level,
     Publication,
     cancel_and_wait,
     current,
     get_current,
+    level_of,
     set_current,
     start,
 )
@@ -53,8 +54,7 @@ class Backlog:
     # - queue: events to be handled, each with its route and a copy of its publisher's context.
     # - scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
     #   has refused a callback; then the next event or `join` tries again.
-    # - _delivering, _starting: the event whose handlers are being started, and the body of the
-    #   last of them that is async.
+    # - _delivering: whether handlers of an event are being started.
     # - _runs: the unfinished runs by their bodies. It is by them that tasks are referenced.
     # - _unfinished: how many events these runs belong to.
     # - _joining: the bodies of handlers that wait in `join`, which does not wait for them, and in
@@ -66,7 +66,6 @@ class Backlog:
         "_joining",
         "_loop",
         "_runs",
-        "_starting",
         "_unfinished",
         "queue",
         "scheduled",
@@ -74,11 +73,10 @@ class Backlog:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._delivering: Event | None = None
-        self._starting: HandlerCoroutine | None = None
-        self._runs: dict[HandlerCoroutine, BackgroundRun] = {}
+        self._delivering = False
+        self._runs: dict[Body, BackgroundRun] = {}
         self._unfinished = 0
-        self._joining: dict[HandlerCoroutine, int] = {}
+        self._joining: dict[Body, int] = {}
         self._idle = asyncio.Event()
         self.queue: deque[tuple[Event, Route, Context]] = deque()
         self.scheduled: bool = False
@@ -86,7 +84,7 @@ class Backlog:
     @property
     def pending(self) -> int:
         """How many events have been accepted and are not finished, queued ones included."""
-        return len(self.queue) + (self._delivering is not None) + self._unfinished
+        return len(self.queue) + self._delivering + self._unfinished
 
     def schedule(self) -> None:
         """Have the loop drain the queue."""
@@ -108,54 +106,47 @@ class Backlog:
         """Return the names of the handlers that have not finished."""
         return ", ".join(sorted(run.task.get_name() for run in self._runs.values())) or "none"
 
-    def find_run(self, body: HandlerCoroutine) -> BackgroundRun | None:
-        """Return the run with this body, if it is one of this backlog's and has not finished."""
-        run = self._runs.get(body)
-        if run is None and body is self._starting and self._delivering is not None:
-            run = BackgroundRun(type(self._delivering), self._finish)
-            run.body = body
-        return run if run is not None and run.depth else None
-
     def _drain(self) -> None:
         loop, queue = self._loop, self.queue
         budget = _BATCH
         factory = loop.get_task_factory()
         eager = EAGER and factory is None
+        body: Any = None
+        task: Any = None
         _busy.add(self)
+        self._delivering = True
         try:
-            while queue and budget > 0:
-                event, route, published_in = queue.popleft()
-                self._delivering = event
+            while budget > 0:
+                try:
+                    event, route, published_in = queue.popleft()
+                except IndexError:
+                    break
                 budget -= route.size
                 first: BackgroundRun | None = None  # of those of the event that are waited for
                 try:
                     for target in route.handlers:
                         # The last one may have the publisher's copy, which nobody else uses.
                         context = published_in if target is route.last else published_in.copy()
-                        if eager and target.at_once:
+                        if eager and target.is_bare:
                             try:
-                                self._starting = body = target.call(event)
-                            except Exception as exc:  # it cannot be called
-                                context.run(report, target, event, exc, (type(event),))
-                                continue
-                            context.run(set_current, body)
-                            task = EagerTask(
-                                body, loop=loop, name=target.name, context=context, eager_start=True
-                            )
-                            try:
-                                exception = task.exception()
+                                body = target.call(event)
+                                context.run(set_current, (self, type(event), body))
+                                task = EagerTask(
+                                    body,
+                                    loop=loop,
+                                    name=target.name,
+                                    context=context,
+                                    eager_start=True,
+                                )
+                                failure = task.exception()
                             except InvalidStateError:  # for once, it waits
-                                target.at_once = False
-                                run = BackgroundRun(type(event), self._finish)
-                                first = self._hold(run, body, task, first)
-                                done = partial(run.handler_done, target, event)
-                                task.add_done_callback(done, context=context)
-                            except CancelledError as exc:
-                                context.run(report_cancelled, target, event, exc)
-                            else:
-                                if exception is not None:
-                                    context.run(report_outcome, target, event, task)
-                                    del exception, task  # a traceback leads to this frame
+                                first = self._hold_bare(target, event, context, body, task, first)
+                                continue
+                            except (Exception, CancelledError) as exc:  # or it cannot be called
+                                failure = exc
+                            if failure is not None:
+                                self._report_end(target, event, context, failure)
+                                task = failure = None  # a traceback leads to this frame
                         elif not target.is_async and (eager or not route.has_async):
                             # But between handlers that start through the loop, it must too.
                             if context.get(current) is not None:
@@ -165,7 +156,7 @@ class Backlog:
                                 if result is None or not isawaitable(result):
                                     continue
                             except (Exception, CancelledError) as exc:
-                                context.run(report, target, event, exc, (type(event),))
+                                self._report(target, event, context, exc)
                                 continue
                             route.learn(target)
                             rest = target.continuation(result)
@@ -178,7 +169,7 @@ class Backlog:
                 if not eager and route.has_async and queue and not queue[0][1].has_async:
                     break  # its handlers would overtake those that the loop has yet to start
         finally:  # KeyboardInterrupt and SystemExit come through here, and lose no other event
-            self._delivering = self._starting = None
+            self._delivering = False
             if not self._runs:
                 _busy.discard(self)
             for body in [body for body in self._joining if body not in self._runs]:
@@ -199,35 +190,33 @@ class Backlog:
         first: BackgroundRun | None,
     ) -> BackgroundRun | None:
         """Start a handler in this context; return the first run of the event that is held."""
-        run = BackgroundRun(type(event), self._finish)
-        self._starting = body = run_in_background(target, event, run)
-        context.run(set_current, body)
-        if factory is None:
-            task = start(self._loop, None, body, target.name, context)
-            if not task.done():
-                target.at_once = False
-                first = self._hold(run, body, task, first)
-                run.finishes_itself = True
-            elif target.at_once is None:
-                target.at_once = True
-            return first
+        run = BackgroundRun(self._finish)
+        body = run_in_background(target, event, run)
+        context.run(set_current, (self, type(event), body))
         try:
-            # It sees what the publisher saw, but in a copy: an eager task enters `context` itself.
-            task = context.copy().run(start, self._loop, factory, body, target.name, context)
+            if factory is None:
+                task = start(self._loop, None, body, target.name, context)
+            else:
+                # It sees what the publisher saw, but in a copy: an eager task enters `context`.
+                in_copy = context.copy().run
+                task = in_copy(start, self._loop, factory, body, target.name, context)
         except Exception as exc:  # which is this handler's failure alone
-            context.run(report, target, event, exc, (type(event),))
+            self._report(target, event, context, exc)
             return first
-        if not task.done() or not run.ended:
+        if factory is not None:
+            if not task.done() or not run.ended:
+                first = self._hold(run, body, task, first)
+                task.add_done_callback(partial(run.task_done, target, event), context=context)
+        elif task.done():
+            target.is_bare = target.may_be_bare
+        else:
+            target.is_bare = target.may_be_bare = False
             first = self._hold(run, body, task, first)
-            task.add_done_callback(partial(run.task_done, target, event), context=context)
+            run.finishes_itself = True
         return first
 
     def _hold(
-        self,
-        run: BackgroundRun,
-        body: HandlerCoroutine,
-        task: Task[Any],
-        first: BackgroundRun | None,
+        self, run: BackgroundRun, body: Body, task: Task[Any], first: BackgroundRun | None
     ) -> BackgroundRun:
         """Wait for a run; return the first of those of the same event, which may be this one."""
         if first is None:
@@ -239,6 +228,36 @@ class Backlog:
         run.task = task
         self._runs[body] = run
         return first
+
+    def _hold_bare(
+        self,
+        target: CompiledHandler,
+        event: Event,
+        context: Context,
+        body: Body,
+        task: Task[Any],
+        first: BackgroundRun | None,
+    ) -> BackgroundRun:
+        """Wait for a handler that is the body of its task, for the first and the last time."""
+        target.is_bare = target.may_be_bare = False
+        run = BackgroundRun(self._finish)
+
+        def bare_task_done(task: Task[Any]) -> None:
+            failure: BaseException | None
+            try:
+                failure = task.exception()
+            except CancelledError as exc:
+                failure = None if run.cancelled else exc
+            try:
+                # Of these, whoever runs the loop has had the exception already.
+                if failure is not None and not isinstance(failure, KeyboardInterrupt | SystemExit):
+                    self._report_end(target, event, context, failure, in_doubt=True)
+            finally:
+                del failure, task  # a traceback leads to this frame
+                self._finish(run)
+
+        task.add_done_callback(bare_task_done)
+        return self._hold(run, body, task, first)
 
     def _finish(self, run: BackgroundRun) -> None:
         """Wait for a run no longer, and let go of its task."""
@@ -253,6 +272,38 @@ class Backlog:
         del run.task, run.first
         run.body = None
         self._wake_joiners()
+
+    def _report(
+        self, target: CompiledHandler, event: Event, context: Context, failure: BaseException
+    ) -> None:
+        """Report a failure; have the loop tell of what `on_error` or a log filter raise on it.
+
+        So it does not keep other handlers from being started.
+        """
+        try:
+            context.run(report, target, event, failure, (type(event),))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            message = f"the failure of handler {target.name} could not be reported"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+
+    def _report_end(
+        self,
+        target: CompiledHandler,
+        event: Event,
+        context: Context,
+        failure: BaseException,
+        *,
+        in_doubt: bool = False,
+    ) -> None:
+        """Report the failure of a bare task in a task like it, and so as others are reported."""
+        body = report_end(target, event, failure, in_doubt)
+        context.run(set_current, (self, type(event), body))
+        try:
+            EagerTask(body, loop=self._loop, name=target.name, context=context, eager_start=True)
+        finally:
+            del failure  # a traceback leads to this frame
 
     def _wake_joiners(self) -> None:
         if not self.scheduled and len(self._runs) == len(self._joining):
@@ -281,7 +332,7 @@ class Backlog:
             finally:
                 await self._cancel_runs(own)
 
-    async def _cancel_runs(self, own: HandlerCoroutine | None) -> None:
+    async def _cancel_runs(self, own: Body | None) -> None:
         tasks: list[Task[Any]] = []
         for run in self._runs.values():
             if run.body is not own and not run.task.done():
@@ -302,7 +353,7 @@ class Backlog:
             await asyncio.sleep(0)  # the loop has yet to call back that they are
 
     @contextmanager
-    def _standing_aside(self) -> Generator[HandlerCoroutine | None, None, None]:
+    def _standing_aside(self) -> Generator[Body | None, None, None]:
         """Have `join` not wait for the handler that the calling code belongs to; yield its body."""
         own = self._calling_handler()
         if own is None:
@@ -318,24 +369,13 @@ class Backlog:
                 if self._joining[own] == 0:
                     del self._joining[own]
 
-    def _calling_handler(self) -> HandlerCoroutine | None:
+    def _calling_handler(self) -> Body | None:
         """Return the body of the unfinished handler that the calling code belongs to, if any."""
-        level: Any = get_current()
+        found = get_current()
+        level = None if found is None else level_of(found)
         while isinstance(level, Publication):
             level = level.parent
-        body = level.body if isinstance(level, BackgroundRun) else level
-        return None if body is None or self.find_run(body) is None else body
-
-
-def find_level(mark: Publication | HandlerCoroutine) -> Level | None:
-    """Return the level of a chain that code with this in its context belongs to, if any."""
-    if isinstance(mark, Publication):
-        return mark
-    for backlog in list(_busy):
-        run = backlog.find_run(mark)
-        if run is not None:
-            return run
-    return None
+        return level.body if level is not None and level.backlog is self and level.depth else None
 
 
 def add_backlog(backlogs: dict[AbstractEventLoop, Backlog], loop: AbstractEventLoop) -> Backlog:

@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from inspect import isawaitable
 from typing import Any, Self, TypeVar, overload
 
-from ._backlog import Backlog, add_backlog, find_level
+from ._backlog import Backlog, add_backlog
 from ._deferred import DeferredPublisher, Publisher
 from ._event import Event, check_event_type
 from ._failure import HandlerFailure, report
@@ -31,6 +31,7 @@ from ._publication import (
     chain_to,
     check_depth,
     get_current,
+    level_of,
     reset_current,
     run_handler,
     set_current,
@@ -229,7 +230,7 @@ class EventBus:
                 return
         parent: Any = get_current()
         if parent is not None:
-            parent = find_level(parent)
+            parent = level_of(parent)
             if type(event) in self._routes:
                 check_depth(parent, type(event), self._max_depth)
 
@@ -254,7 +255,8 @@ class EventBus:
             # This handler is async after all; the others have their turn before it goes on.
             route.learn(target)
             unawaited = [(target.continuation(result), context)]
-            for target in route.handlers[route.handlers.index(target) + 1 :]:
+            others = route.handlers[route.handlers.index(target) + 1 :]
+            for target in others:
                 context = copy_context()
                 rest = call_in_place(target, event, parent, context)
                 if rest is not None:

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import sys
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -154,16 +154,13 @@ def _name_of(target: object) -> str:
 Hook = Callable[[Event, Handler | None], AbstractContextManager[object]]
 
 
-# The body of a handler's task.
-HandlerCoroutine = Coroutine[Any, Any, object]
-
-
 class CompiledHandler:
     """A handler as a route holds it: what to call, and all that the call needs to know."""
 
-    # - at_once: whether it is an `async def` that has never waited in the background: None as
-    #   long as it has not run there. What such a one returns can be the body of its task.
-    __slots__ = ("at_once", "call", "handler", "is_async", "name", "on_error")
+    # - may_be_bare: whether it is an `async def` that has never waited in the background.
+    # - is_bare: whether it has finished at once there besides, so that what it returns is the body
+    #   of its next task.
+    __slots__ = ("call", "handler", "is_async", "is_bare", "may_be_bare", "name", "on_error")
 
     def __init__(
         self,
@@ -176,7 +173,8 @@ class CompiledHandler:
         self.on_error: Callable[[Any], object] | None = on_error
         self.name: str = handler.name
         self.is_async: bool = handler.is_async
-        self.at_once: bool | None = None if _is_coroutine_function(call) else False
+        self.may_be_bare: bool = _is_coroutine_function(call)
+        self.is_bare: bool = False
 
     def continuation(self, awaitable: Awaitable[object]) -> "CompiledHandler":
         """Return what is left to do of a call that has returned `awaitable`."""

@@ -2,8 +2,8 @@
 """One event on its way through its handlers: the chain it belongs to, and how a handler runs.
 
 - `current` holds, in the context of a handler, the publication that the handler belongs to, or
-  the body of its task if it is one of `publish_nowait`'s. The links from there to the outermost
-  publish are the chain, by which circles are found.
+  a mark if it is one of `publish_nowait`'s. The links from there to the outermost publish are the
+  chain, by which circles are found.
 - `run_handler` is the body of an awaited handler's task: whatever the handler does ends there.
 - A finished publication has depth 0, whereby code that outlives it (a task that a handler has
   left behind, whose context still points here) starts a chain of its own.
@@ -12,43 +12,58 @@
 import asyncio
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, ContextVar, copy_context
 from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate, isawaitable
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any
 
 from ._event import Event
 from ._failure import Chain, EventCycleError, report
-from ._handler import CompiledHandler, HandlerCoroutine
+from ._handler import CompiledHandler
 
 # Whether a task can have its first step while it is made (3.12+). Loosely typed, since
 # `eager_start` is unknown to older interpreters.
 EAGER = sys.version_info >= (3, 12)
-EagerTask: Any = Task
+EagerTask: Callable[..., Task[Any]] = Task
 
 # A handler that starts eagerly runs on its publisher's stack. At every so many levels of a chain
 # the publisher takes a trip through the loop first, and goes on with the loop's short stack.
 EAGER_LEVELS = 8
 
 
-class Level(Protocol):
-    """One level of a chain: an awaited publish under way, or a handler of `publish_nowait`'s."""
+# The body of a handler's task.
+Body = Coroutine[Any, Any, Any]
 
-    # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
-    #   outer levels that have finished meanwhile; `check_depth` does not.
+# What stands for a handler of `publish_nowait`'s in its context: its backlog, the type of its event
+# and its body. A tuple, since nothing is made faster, and few handlers need more.
+Mark = tuple[object, type[Event], Body]
+
+
+class BackgroundLevel:
+    """The outermost level of a chain, where that is a handler of `publish_nowait`'s."""
+
+    # - event_type, parent, depth: as `Publication` has them.
+    __slots__ = ("backlog", "body", "event_type")
+
+    parent = None
+
+    def __init__(self, mark: Mark) -> None:
+        self.backlog, self.event_type, self.body = mark
+
     @property
-    def event_type(self) -> type[Event]: ...
-    @property
-    def parent(self) -> "Level | None": ...
-    @property
-    def depth(self) -> int: ...
+    def depth(self) -> int:
+        body: Any = self.body
+        # The last is exact, but slow; it may have gone on in another thread between the others.
+        return 1 if body.cr_running or body.cr_suspended or body.cr_frame is not None else 0
 
 
 class Publication:
     """An awaited publish under way."""
 
-    # - event_type, parent, depth: as `Level` has them.
+    # - parent: the level above it in the chain, if any.
+    # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
+    #   outer levels that have finished meanwhile; `check_depth` does not.
     # - waiter: what the publisher waits on, from when it waits.
     # - running: how many handlers are left then, if they count themselves down; 0 otherwise.
     # - stop: why the handlers are cancelled: the publisher's own cancellation, or an exception
@@ -57,7 +72,7 @@ class Publication:
     __slots__ = ("depth", "event_type", "parent", "running", "stop", "waiter")
 
     event_type: type[Event]
-    parent: Level | None
+    parent: "Level | None"
     depth: int
     waiter: Future[None] | None
     running: int
@@ -94,11 +109,18 @@ class Publication:
                 pass
 
 
-current: ContextVar[Publication | HandlerCoroutine | None] = ContextVar("current", default=None)
+Level = Publication | BackgroundLevel
+
+current: ContextVar[Publication | Mark | None] = ContextVar("current", default=None)
 # Bound once: a method of an imported name would be looked up, and bound, at every call.
 get_current = current.get
 set_current = current.set
 reset_current = current.reset
+
+
+def level_of(found: Publication | Mark) -> Level:
+    """Return the level that code with this in its context belongs to."""
+    return found if isinstance(found, Publication) else BackgroundLevel(found)
 
 
 def chain_to(level: Level | None) -> Chain:
@@ -204,10 +226,7 @@ def start(
         if factory is not None:
             return loop.create_task(body, name=name, context=context)
         if EAGER and not soon:
-            eager: Task[None] = EagerTask(
-                body, loop=loop, name=name, context=context, eager_start=True
-            )
-            return eager
+            return EagerTask(body, loop=loop, name=name, context=context, eager_start=True)
         context = copy_context() if context is None else context
         task = ScheduledTask(body, loop=loop, name=name, context=context)
         task.context = context

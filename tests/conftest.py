@@ -29,16 +29,21 @@ def bus():
 
 @pytest.fixture(params=["first run", "has always finished at once"])
 def history(request, monkeypatch):
-    """What the bus believes of an `async def`: it starts one in the background accordingly."""
-    if request.param != "first run":
+    """Whether the bus believes that an `async def` has always finished at once in the background.
+
+    It starts it there accordingly.
+    """
+    has_run = request.param != "first run"
+    if has_run:
         compiled = importlib.import_module(f"{PACKAGE}._handler").CompiledHandler
         init = compiled.__init__
 
         def init_with_history(self, *arguments):
             init(self, *arguments)
-            self.at_once = self.at_once is None
+            self.is_bare = self.may_be_bare
 
         monkeypatch.setattr(compiled, "__init__", init_with_history)
+    return has_run
 
 
 @pytest.fixture

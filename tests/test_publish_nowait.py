@@ -3,12 +3,15 @@
 
 import asyncio
 import contextvars
+import functools
 import gc
+import importlib
 import inspect
 import logging
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -33,6 +36,9 @@ class Numbered(Event):
 
 class Fatal(BaseException):
     pass
+
+
+EAGER = sys.version_info >= (3, 12)
 
 
 var = contextvars.ContextVar("var", default="default")
@@ -501,7 +507,7 @@ async def test_own_cancelled_error_is_a_failure(errors, handler, factory):
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_handler_that_cancels_its_own_task_and_returns(errors, waits):
+async def test_handler_that_cancels_its_own_task_and_returns(errors, history, waits):
     """C4.4, C5.2: that is no failure: it has returned, in its first run and later."""
     bus, runs = EventBus(), []
 
@@ -516,7 +522,132 @@ async def test_handler_that_cancels_its_own_task_and_returns(errors, waits):
         bus.publish_nowait(OrderPlaced())
         await join(bus)
     assert len(runs) == 3
-    assert len(errors) == 0
+    # Unless it waits for the first time after it never did: there it cannot be told from the next.
+    assert len(errors) == (waits and history and EAGER)
+
+
+async def test_outcome_that_somebody_else_has_asked_for(errors):
+    """C4.5, C5.2: a cancelled handler is reported, even if its task has told that before."""
+    bus, ended, tasks = EventBus(), asyncio.Event(), []
+
+    async def handle(event):
+        tasks.append(asyncio.current_task())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    bus.subscribe(OrderPlaced, handle)
+    for number in (1, 2):
+        bus.publish_nowait(OrderPlaced())
+        await until(lambda number=number: len(tasks) == number)
+        tasks[-1].cancel()
+        await ended.wait()
+        with suppress(asyncio.CancelledError):
+            await tasks[-1]
+        await join(bus)
+        assert len(errors) == number
+        ended.clear()
+
+
+@pytest.mark.parametrize("waits", ["never", "always", "at last"])
+async def test_failure_is_reported_in_a_task_of_the_handlers_name(errors, waits):
+    """C4.3, C4.4, C5.2: `on_error` and the log find one, in a handler's first run and later."""
+    names = []
+    bus = EventBus(on_error=lambda failure: names.append(asyncio.current_task().get_name()))
+
+    async def handle(event):
+        if waits == "always" or (waits == "at last" and event.number == 2):
+            await asyncio.sleep(0)
+        raise Failure
+
+    bus.subscribe(Numbered, handle)
+    for number in range(3):
+        bus.publish_nowait(Numbered(number))
+        await join(bus)
+    assert names == [f"{__name__}.{handle.__qualname__}"] * 3
+    assert [record.taskName for record in errors if hasattr(record, "taskName")] in (names, [])
+
+
+@pytest.mark.parametrize("culprit", ["on_error", "log filter"])
+@pytest.mark.parametrize("handler", [raise_at_once, raise_async, raise_later])
+async def test_reporting_that_fails_stops_nobody(monkeypatch, handler, culprit):
+    """C4.4, C5.2: the other handlers run all the same, and the loop is told."""
+    told, seen = [], []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: told.append(type(context["exception"])))
+
+    def fail(_):
+        raise Fatal
+
+    async def see(event):
+        seen.append(event)
+
+    logger = logging.getLogger(PACKAGE)
+    if culprit == "on_error":
+        bus = EventBus(on_error=fail)
+        monkeypatch.setattr(logger, "disabled", True)  # pytest keeps the records
+    else:
+        bus = EventBus()
+        monkeypatch.setattr(logger, "filters", [fail])
+    for each in (handler, see, seen.append):
+        bus.subscribe(OrderPlaced, each)
+    for _ in range(2):
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+        await asyncio.sleep(0)
+    gc.collect()  # when it goes, a task tells of what nobody has asked it for
+    assert len(seen) == 4
+    assert told == [Fatal] * 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_program_end_by_on_error(loop, errors, error):
+    """C4.5, C5.2: what ends the program goes through, and loses no other event."""
+
+    def end(failure):
+        raise error
+
+    bus, seen = EventBus(on_error=end), []
+    bus.subscribe(OrderPlaced, raise_at_once)
+    bus.subscribe(InvoiceIssued, seen.append)
+
+    def publish():
+        bus.publish_nowait(OrderPlaced())
+        bus.publish_nowait(InvoiceIssued())
+
+    loop.call_soon(publish)
+    loop.call_later(PATIENCE, loop.stop)
+    with pytest.raises(error):
+        loop.run_forever()
+    loop.run_until_complete(join(bus))
+    assert len(seen) == len(errors) == 1
+
+
+async def test_handler_that_cannot_be_started(errors, monkeypatch):
+    """C4.4, C5.2: that is a failure of its own, and the others run."""
+    failures, seen, started = [], [], []
+    start = importlib.import_module(f"{PACKAGE}._backlog").start
+
+    def start_at_second_try(loop, factory, body, *options):
+        started.append(body)
+        if len(started) > 1:
+            return start(loop, factory, body, *options)
+        body.close()
+        raise MemoryError
+
+    async def see(event):
+        seen.append(event)
+
+    bus = EventBus(on_error=failures.append)
+    for handler in (functools.partial(see), see, seen.append):
+        bus.subscribe(OrderPlaced, handler)
+    monkeypatch.setattr(f"{PACKAGE}._backlog.start", start_at_second_try)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert [type(failure.exception) for failure in failures] == [MemoryError]
+    assert len(errors) == 1
+    assert len(seen) == 2
 
 
 async def test_handler_that_cannot_be_called(errors):
