@@ -130,7 +130,7 @@ class Backlog:
                         if eager and target.is_bare:
                             try:
                                 body = target.call(event)
-                                context.run(set_current, (self, type(event), body))
+                                context.run(set_current, (self, route.event_type, body))
                                 task = EagerTask(
                                     body,
                                     loop=loop,

@@ -193,9 +193,10 @@ def _is_coroutine_function(call: object) -> bool:
 class Route:
     """The compiled handlers of one event type, in subscription order; never added to."""
 
-    __slots__ = ("handlers", "has_async", "last", "size")
+    __slots__ = ("event_type", "handlers", "has_async", "last", "size")
 
-    def __init__(self, handlers: tuple[CompiledHandler, ...]) -> None:
+    def __init__(self, event_type: type[Event], handlers: tuple[CompiledHandler, ...]) -> None:
+        self.event_type: type[Event] = event_type
         self.handlers: tuple[CompiledHandler, ...] = handlers
         self.size: int = len(handlers)
         self.last: CompiledHandler | None = handlers[-1] if handlers else None

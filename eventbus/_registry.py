@@ -31,7 +31,7 @@ from ._handler import (
 _logger = logging.getLogger(__name__.rpartition(".")[0])
 
 # The route of every type that nobody handles.
-_NOBODY = Route(())
+_NOBODY = Route(Event, ())
 
 
 class _Handle(ABC):
@@ -223,7 +223,7 @@ class Registry:
                     break
                 # The list is made in one go, whatever a finalizer does to the dict meanwhile.
                 compiled = [self._compile(known.handler) for known in list(subscriptions.values())]
-                route = self.routes[event_type] = Route(tuple(compiled))
+                route = self.routes[event_type] = Route(event_type, tuple(compiled))
                 if changes == self._changes:
                     return route
                 self.routes.pop(event_type, None)
@@ -243,7 +243,7 @@ class Registry:
                 base.__qualname__,
                 event_type.__qualname__,
             )
-        return Route(tuple(known.if_unhandled for known in hooks)) if hooks else _NOBODY
+        return Route(event_type, tuple(known.if_unhandled for known in hooks)) if hooks else _NOBODY
 
     def _changed(self, event_type: type[Event] | None = None) -> None:
         """Have the routes, or the route of that type, built anew."""
