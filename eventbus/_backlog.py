@@ -123,14 +123,24 @@ class Backlog:
                     break
                 budget -= route.size
                 first: BackgroundRun | None = None  # of those of the event that are waited for
+                shared: list[Any] | None = None
+                if route.size > 1 and eager and route.has_async:
+                    shared = [self, route.event_type, None]
+                    published_in.run(set_current, shared)
                 try:
-                    for target in route.handlers:
+                    following = route.first
+                    while following is not None:
+                        target = following
+                        following = target.next
                         # The last one may have the publisher's copy, which nobody else uses.
-                        context = published_in if target is route.last else published_in.copy()
+                        context = published_in if following is None else published_in.copy()
                         if eager and target.is_bare:
                             try:
                                 body = target.call(event)
-                                context.run(set_current, (self, route.event_type, body))
+                                if shared is None:
+                                    context.run(set_current, (self, route.event_type, body))
+                                else:
+                                    shared[2] = body
                                 task = EagerTask(
                                     body,
                                     loop=loop,
@@ -141,6 +151,7 @@ class Backlog:
                                 failure = task.exception()
                             except InvalidStateError:  # for once, it waits
                                 first = self._hold_bare(target, event, context, body, task, first)
+                                shared = None  # for it is that handler's from now on
                                 continue
                             except (Exception, CancelledError) as exc:  # or it cannot be called
                                 failure = exc

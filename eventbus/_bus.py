@@ -240,7 +240,8 @@ class EventBus:
             targets = route.handlers
             unawaited = None
         else:
-            for target in route.handlers:
+            target = route.first
+            while target is not None:
                 # `call_in_place`, written out: a call costs as much as a short handler.
                 context = copy_context()
                 try:
@@ -250,13 +251,13 @@ class EventBus:
                 except (Exception, CancelledError) as exc:
                     chain = (*chain_to(parent), type(event))
                     context.run(report, target, event, exc, chain)
+                target = target.next
             else:
                 return
             # This handler is async after all; the others have their turn before it goes on.
             route.learn(target)
             unawaited = [(target.continuation(result), context)]
-            others = route.handlers[route.handlers.index(target) + 1 :]
-            for target in others:
+            while (target := target.next) is not None:
                 context = copy_context()
                 rest = call_in_place(target, event, parent, context)
                 if rest is not None:

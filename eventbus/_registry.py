@@ -84,13 +84,14 @@ class Subscription(_Handle):
 class Instrumentation(_Handle):
     """One hook installed on a bus; `with bus.instrument(...):` removes it at the end."""
 
-    __slots__ = ("_registry", "hook", "if_unhandled")
+    # - handler, call: the hook as a handler, for events that have no other.
+    __slots__ = ("_registry", "call", "handler", "hook")
 
-    def __init__(self, registry: "Registry", hook: Hook, if_unhandled: CompiledHandler) -> None:
+    def __init__(self, registry: "Registry", hook: Hook) -> None:
         self._registry = registry
         self.hook: Hook = hook
-        # The hook as a handler, for events that have no other.
-        self.if_unhandled: CompiledHandler = if_unhandled
+        self.handler: Handler = describe(hook, arguments=2)
+        self.call: Callable[[Any], object] = observed(lambda _event: None, None, [hook])
 
     def cancel(self) -> None:
         """Remove the hook, from the next publish on; do nothing if that was done before."""
@@ -180,9 +181,7 @@ class Registry:
 
     def add_hook(self, hook: Hook) -> Instrumentation:
         """Install a hook inside those installed before."""
-        call = observed(lambda _event: None, None, [hook])
-        if_unhandled = CompiledHandler(describe(hook, arguments=2), call, self._on_error)
-        instrumentation = Instrumentation(self, hook, if_unhandled)
+        instrumentation = Instrumentation(self, hook)
         with self._lock:
             self._hooks = (*self._hooks, instrumentation)
             self._changed()
@@ -243,7 +242,10 @@ class Registry:
                 base.__qualname__,
                 event_type.__qualname__,
             )
-        return Route(event_type, tuple(known.if_unhandled for known in hooks)) if hooks else _NOBODY
+        if not hooks:
+            return _NOBODY
+        handlers = [CompiledHandler(known.handler, known.call, self._on_error) for known in hooks]
+        return Route(event_type, tuple(handlers))
 
     def _changed(self, event_type: type[Event] | None = None) -> None:
         """Have the routes, or the route of that type, built anew."""

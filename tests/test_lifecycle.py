@@ -367,6 +367,37 @@ async def test_join_in_a_task_that_its_handler_awaits(bus, gated, waits):
     assert joined == [1, 2]
 
 
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+async def test_join_in_a_task_that_one_of_several_handlers_awaits(bus, place):
+    """C6.1: neither the place of the handler nor the others of its event make a difference."""
+    log, gate = [], asyncio.Event()
+
+    async def at_once(event):
+        log.append("at once")
+
+    async def waits(event):
+        await gate.wait()
+        log.append("waited")
+
+    async def join_inside(event):
+        await asyncio.shield(asyncio.create_task(bus.join()))
+        log.append("joined")
+
+    handlers = [at_once, waits, lambda event: log.append("sync")]
+    handlers.insert(place, join_inside)
+    for handler in handlers:
+        bus.subscribe(OrderPlaced, handler)
+    for _ in range(2):
+        log.clear()
+        gate.clear()
+        bus.publish_nowait(OrderPlaced())
+        await turns()
+        assert log == ["at once", "sync"]
+        gate.set()
+        await join(bus)
+        assert log == ["at once", "sync", "waited", "joined"]
+
+
 async def test_tasks_left_behind_as_their_handler_ends(bus):
     """C6.1, C7: from its last step on, they belong to a handler no longer, for join and chain."""
     chains, joined, finished, tasks, last_step = [], [], [], [], asyncio.Event()

@@ -410,6 +410,53 @@ async def test_chain_in_every_run_and_step(errors):
     assert chains == [(OrderPlaced, MailSent)] * 9
 
 
+async def test_chains_of_several_handlers_of_one_event(errors):
+    """C4.4, C7: each is in the chain while it runs, and no task that it leaves behind is later."""
+    chains, tasks, over = [], [], asyncio.Event()
+    bus = EventBus(on_error=lambda failure: chains.append(failure.chain))
+
+    def fail(event):
+        raise Failure
+
+    def leave_behind():
+        async def later():
+            await over.wait()
+            await bus.publish(MailSent())
+
+        tasks.append(asyncio.create_task(later()))
+
+    async def at_once(event):
+        leave_behind()
+        await bus.publish(MailSent())
+
+    async def once_more(event):
+        await at_once(event)
+
+    async def waits(event):
+        leave_behind()
+        await asyncio.gather(bus.publish(MailSent()))
+        await asyncio.sleep(0)
+        await bus.publish(MailSent())
+
+    async def last(event):
+        await at_once(event)
+
+    bus.subscribe(MailSent, fail)
+    for handler in (at_once, lambda event: leave_behind(), once_more, waits, last):
+        bus.subscribe(OrderPlaced, handler)
+    for _ in range(2):
+        chains.clear()
+        over.clear()
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+        assert chains == [(OrderPlaced, MailSent)] * 5
+        chains.clear()
+        over.set()
+        await asyncio.gather(*tasks)
+        assert chains == [(MailSent,)] * 5
+        tasks.clear()
+
+
 @pytest.mark.parametrize("waits", [False, True], ids=["first step", "after waiting"])
 async def test_chain_in_a_thread(errors, waits):
     """C4.4, C5.2: so it is in a thread that has a copy of the handler's context."""
