@@ -7,16 +7,18 @@ simply finished is seen to afterwards, by `report_end`; should it wait, a callba
 """
 
 from asyncio import CancelledError, Task
-from collections.abc import Callable
 from inspect import isawaitable
 from traceback import walk_tb
 from types import CoroutineType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._event import Event
 from ._failure import report
 from ._handler import CompiledHandler
 from ._publication import report_never_started
+
+if TYPE_CHECKING:
+    from ._backlog import Backlog
 
 
 class BackgroundRun:
@@ -24,17 +26,17 @@ class BackgroundRun:
 
     # - body: that of its task; None once the task has ended, since a body that was never started
     #   goes on referring to the run.
-    # - finish: to be called with it once, when its task has ended.
+    # - backlog: whose `finish` is to be called with it once, when its task has ended.
     # - finishes_itself: whether `run_in_background` does so.
     # - ended: whether `run_in_background` has seen to its outcome.
     # - cancelled: whether the bus has cancelled it, which is no failure.
     # Set while it is waited for:
     # - first: the first of the unfinished runs of the same event, which counts them all.
     __slots__ = (
+        "backlog",
         "body",
         "cancelled",
         "ended",
-        "finish",
         "finishes_itself",
         "first",
         "task",
@@ -46,8 +48,8 @@ class BackgroundRun:
     task: Task[Any]
     unfinished: int
 
-    def __init__(self, finish: "Callable[[BackgroundRun], None]") -> None:
-        self.finish: Callable[[BackgroundRun], None] = finish
+    def __init__(self, backlog: "Backlog") -> None:
+        self.backlog: Backlog = backlog
         self.finishes_itself: bool = False
         self.ended: bool = False
         self.cancelled: bool = False
@@ -58,14 +60,14 @@ class BackgroundRun:
             if not self.cancelled:
                 report_never_started(target, event, (type(event),))
         finally:
-            self.finish(self)
+            self.backlog.finish(self)
 
     def task_done(self, target: CompiledHandler, event: Event, task: Task[Any]) -> None:
         """See to the end of a task that a factory has made: it may be later than the handler's."""
         if task.cancelled() and not self.ended:
             self.never_started(target, event)
         else:
-            self.finish(self)
+            self.backlog.finish(self)
 
 
 async def run_in_background(target: CompiledHandler, event: Event, run: BackgroundRun) -> None:
@@ -86,7 +88,7 @@ async def run_in_background(target: CompiledHandler, event: Event, run: Backgrou
     finally:
         run.ended = True
         if run.finishes_itself:
-            run.finish(run)
+            run.backlog.finish(run)
 
 
 async def report_end(

@@ -201,7 +201,7 @@ class Backlog:
         first: BackgroundRun | None,
     ) -> BackgroundRun | None:
         """Start a handler in this context; return the first run of the event that is held."""
-        run = BackgroundRun(self._finish)
+        run = BackgroundRun(self)
         body = run_in_background(target, event, run)
         context.run(set_current, (self, type(event), body))
         try:
@@ -251,7 +251,7 @@ class Backlog:
     ) -> BackgroundRun:
         """Wait for a handler that is the body of its task, for the first and the last time."""
         target.is_bare = target.may_be_bare = False
-        run = BackgroundRun(self._finish)
+        run = BackgroundRun(self)
 
         def bare_task_done(task: Task[Any]) -> None:
             failure: BaseException | None
@@ -265,12 +265,12 @@ class Backlog:
                     self._report_end(target, event, context, failure, in_doubt=True)
             finally:
                 del failure, task  # a traceback leads to this frame
-                self._finish(run)
+                self.finish(run)
 
         task.add_done_callback(bare_task_done)
         return self._hold(run, body, task, first)
 
-    def _finish(self, run: BackgroundRun) -> None:
+    def finish(self, run: BackgroundRun) -> None:
         """Wait for a run no longer, and let go of its task."""
         del self._runs[run.body]
         if not self._runs:
