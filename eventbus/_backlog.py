@@ -123,24 +123,17 @@ class Backlog:
                     break
                 budget -= route.size
                 first: BackgroundRun | None = None  # of those of the event that are waited for
-                shared: list[Any] | None = None
-                if route.size > 1 and eager and route.has_async:
-                    shared = [self, route.event_type, None]
-                    published_in.run(set_current, shared)
                 try:
-                    following = route.first
-                    while following is not None:
-                        target = following
-                        following = target.next
+                    for target in route.handlers:
                         # The last one may have the publisher's copy, which nobody else uses.
-                        context = published_in if following is None else published_in.copy()
+                        context = published_in if target is route.last else published_in.copy()
                         if eager and target.is_bare:
                             try:
                                 body = target.call(event)
-                                if shared is None:
+                                if target.has_await:
                                     context.run(set_current, (self, route.event_type, body))
-                                else:
-                                    shared[2] = body
+                                elif context.get(current) is not None:
+                                    context.run(set_current, None)
                                 task = EagerTask(
                                     body,
                                     loop=loop,
@@ -151,7 +144,6 @@ class Backlog:
                                 failure = task.exception()
                             except InvalidStateError:  # for once, it waits
                                 first = self._hold_bare(target, event, context, body, task, first)
-                                shared = None  # for it is that handler's from now on
                                 continue
                             except (Exception, CancelledError) as exc:  # or it cannot be called
                                 failure = exc

@@ -36,11 +36,8 @@ EAGER_LEVELS = 8
 Body = Coroutine[Any, Any, Any]
 
 # What stands for a handler of `publish_nowait`'s in its context: its backlog, the type of its event
-# and its body. A tuple, since nothing is made faster, and few handlers need more; or a list, where
-# several of one event that do not wait take turns with it, since to set it takes a fifth of a task.
-# (Once one of them waits, it is that one's. A task that an earlier one has left behind cannot be
-# told from one that belongs to it then; but that is so once for a handler, and matters in `join`.)
-Mark = tuple[object, type[Event], Body] | list[Any]
+# and its body. A tuple, since nothing is made faster, and few handlers need more.
+Mark = tuple[object, type[Event], Body]
 
 
 class BackgroundLevel:
@@ -49,9 +46,6 @@ class BackgroundLevel:
     # - event_type, parent, depth: as `Publication` has them.
     __slots__ = ("backlog", "body", "event_type")
 
-    backlog: object
-    event_type: type[Event]
-    body: Body
     parent = None
 
     def __init__(self, mark: Mark) -> None:

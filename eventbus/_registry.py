@@ -84,14 +84,13 @@ class Subscription(_Handle):
 class Instrumentation(_Handle):
     """One hook installed on a bus; `with bus.instrument(...):` removes it at the end."""
 
-    # - handler, call: the hook as a handler, for events that have no other.
-    __slots__ = ("_registry", "call", "handler", "hook")
+    __slots__ = ("_registry", "hook", "if_unhandled")
 
-    def __init__(self, registry: "Registry", hook: Hook) -> None:
+    def __init__(self, registry: "Registry", hook: Hook, if_unhandled: CompiledHandler) -> None:
         self._registry = registry
         self.hook: Hook = hook
-        self.handler: Handler = describe(hook, arguments=2)
-        self.call: Callable[[Any], object] = observed(lambda _event: None, None, [hook])
+        # The hook as a handler, for events that have no other.
+        self.if_unhandled: CompiledHandler = if_unhandled
 
     def cancel(self) -> None:
         """Remove the hook, from the next publish on; do nothing if that was done before."""
@@ -181,7 +180,9 @@ class Registry:
 
     def add_hook(self, hook: Hook) -> Instrumentation:
         """Install a hook inside those installed before."""
-        instrumentation = Instrumentation(self, hook)
+        call = observed(lambda _event: None, None, [hook])
+        if_unhandled = CompiledHandler(describe(hook, arguments=2), call, self._on_error)
+        instrumentation = Instrumentation(self, hook, if_unhandled)
         with self._lock:
             self._hooks = (*self._hooks, instrumentation)
             self._changed()
@@ -242,10 +243,7 @@ class Registry:
                 base.__qualname__,
                 event_type.__qualname__,
             )
-        if not hooks:
-            return _NOBODY
-        handlers = [CompiledHandler(known.handler, known.call, self._on_error) for known in hooks]
-        return Route(event_type, tuple(handlers))
+        return Route(event_type, tuple(known.if_unhandled for known in hooks)) if hooks else _NOBODY
 
     def _changed(self, event_type: type[Event] | None = None) -> None:
         """Have the routes, or the route of that type, built anew."""
