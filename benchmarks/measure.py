@@ -87,6 +87,17 @@ def make_handlers(kinds: Kinds) -> tuple[list[Handler], Callable[[], int]]:
 
         return handler
 
+    async def nothing() -> None:
+        pass
+
+    def make_awaits() -> Handler:
+        async def handler(event: object) -> None:
+            nonlocal called
+            await nothing()
+            called += 1
+
+        return handler
+
     def make_waits() -> Handler:
         async def handler(event: object) -> None:
             nonlocal called
@@ -114,6 +125,7 @@ def make_handlers(kinds: Kinds) -> tuple[list[Handler], Callable[[], int]]:
     make = {
         "sync": make_sync,
         "async": make_async,
+        "awaits": make_awaits,
         "waits": make_waits,
         "fails": make_fails,
         "async fails": make_async_fails,
