@@ -307,8 +307,10 @@ class EventBus:
                                 eager_start=True,
                             )
                             if not task.done():
-                                running = running or {}
-                                running[task] = target
+                                if running is None:
+                                    running = {task: target}
+                                else:
+                                    running[task] = target
                             elif publication.stop is not None:
                                 break
                         else:
@@ -339,7 +341,7 @@ class EventBus:
                 await wait_for_tasks(loop, running, event, publication)
             elif running and publication.stop is None:
                 publication.running = len(running)  # they count themselves down
-                publication.waiter = loop.create_future()
+                publication.waiter = Future(loop=loop)  # as `loop.create_future()` does, but faster
                 await publication.waiter
             if publication.stop is not None:
                 raise publication.stop

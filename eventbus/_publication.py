@@ -161,8 +161,12 @@ async def run_handler(target: CompiledHandler, event: Event, publication: Public
     finally:
         if publication.running:
             publication.running -= 1
-            if publication.running == 0:
-                publication.wake()
+            waiter = publication.waiter
+            if publication.running == 0 and waiter is not None and not waiter.done():
+                try:  # `wake`, written out
+                    waiter.set_result(None)
+                except RuntimeError:
+                    pass
 
 
 def call_in_place(
