@@ -133,7 +133,7 @@ class Backlog:
                                 if target.has_await:
                                     context.run(set_current, (self, route.event_type, body))
                                 elif context.get(current) is not None:
-                                    context.run(set_current, None)
+                                    context.run(set_current, None)  # as for sync ones, see below
                                 task = EagerTask(
                                     body,
                                     loop=loop,

@@ -31,6 +31,7 @@ else:
     _signature = functools.partial(inspect.signature, follow_wrapped=False)
 
 
+# The instruction by which a coroutine waits.
 _YIELD = dis.opmap.get("YIELD_VALUE")
 
 
@@ -208,7 +209,7 @@ def _coroutine_code(call: object) -> types.CodeType | None:
 
 
 def _has_await(code: types.CodeType) -> bool:
-    """Return whether a coroutine could wait: every `await`, hidden ones included, has a yield."""
+    """Return whether a coroutine can wait: whatever awaits, `async with` and `for` too, yields."""
     return _YIELD is None or _YIELD in code.co_code[::2]
 
 
