@@ -195,7 +195,7 @@ class Backlog:
         """Start a handler in this context; return the first run of the event that is held."""
         run = BackgroundRun(self)
         body = run_in_background(target, event, run)
-        context.run(set_current, (self, type(event), body))
+        context.run(set_current, (self, type(event), body) if target.has_await else None)
         try:
             if factory is None:
                 task = start(self._loop, None, body, target.name, context)

@@ -414,6 +414,24 @@ async def test_chain_in_every_run_and_step(errors):
     assert chains == [(OrderPlaced, MailSent)] * 9
 
 
+@pytest.mark.skipif(not EAGER, reason="eager tasks are new in Python 3.12")
+async def test_chain_without_await_is_the_same_in_every_run(errors):
+    """C4.4, C7: a handler that cannot await a publish is in no chain, in its first run or later."""
+    chains, tasks = [], []
+    bus = EventBus(on_error=lambda failure: chains.append(failure.chain))
+
+    async def begin(event):
+        loop = asyncio.get_running_loop()
+        tasks.append(asyncio.Task(bus.publish(MailSent()), loop=loop, eager_start=True))
+
+    bus.subscribe(OrderPlaced, begin)
+    bus.subscribe(MailSent, raise_at_once)
+    for _ in range(3):
+        bus.publish_nowait(OrderPlaced())
+        await join(bus)
+    assert chains == [(MailSent,)] * 3
+
+
 class Mails:
     """What waits for a published mail in every way but by an `await` that one can see."""
 
