@@ -456,7 +456,8 @@ async def test_join_from_a_task_of_a_handler_that_finishes_first(bus, gated):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
-async def test_join_from_an_eager_task_left_behind(bus):
+@pytest.mark.parametrize("awaits", [False, True])
+async def test_join_from_an_eager_task_left_behind(bus, awaits):
     """C4.9, C6.1: a join begun by an eager task of a handler that ends at once hangs nobody."""
     asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
     detached = []
@@ -464,7 +465,10 @@ async def test_join_from_an_eager_task_left_behind(bus):
     async def leave_behind(event):
         detached.append(asyncio.create_task(bus.join()))
 
-    bus.subscribe(OrderPlaced, leave_behind)
+    async def leave_behind_and_await(event):
+        await leave_behind(event)
+
+    bus.subscribe(OrderPlaced, leave_behind_and_await if awaits else leave_behind)
     bus.publish_nowait(OrderPlaced())
     await join(bus)
     async with asyncio.timeout(PATIENCE):
