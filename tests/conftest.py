@@ -2,11 +2,13 @@
 """Async tests run in asyncio's debug mode; `errors` is what the library logs meanwhile."""
 
 import asyncio
-import importlib
+import gc
 import inspect
 import logging
+import sys
 
 import pytest
+from support import OrderPlaced
 from target import PACKAGE, EventBus
 
 
@@ -23,33 +25,85 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 @pytest.fixture
-def bus():
+def bus(request):
+    """A bus; a test that asks for `failures` as well finds there what is reported."""
+    if "failures" in request.fixturenames:
+        return EventBus(on_error=request.getfixturevalue("failures").append)
     return EventBus()
-
-
-@pytest.fixture(params=["first run", "has always finished at once"])
-def history(request, monkeypatch):
-    """Whether the bus believes that an `async def` has always finished at once in the background.
-
-    It starts it there accordingly.
-    """
-    has_run = request.param != "first run"
-    if has_run:
-        compiled = importlib.import_module(f"{PACKAGE}._handler").CompiledHandler
-        init = compiled.__init__
-
-        def init_with_history(self, *arguments):
-            init(self, *arguments)
-            self.is_bare = self.may_be_bare
-
-        monkeypatch.setattr(compiled, "__init__", init_with_history)
-    return has_run
 
 
 @pytest.fixture
 def failures():
-    """A list, to be filled by a bus that is made with `on_error=failures.append`."""
+    """A list, to be filled by `bus`, or by one that is made with `on_error=failures.append`."""
     return []
+
+
+class Gated:
+    """A handler that waits until its gate is open, and counts how far it came."""
+
+    def __init__(self):
+        self.started, self.gate = asyncio.Event(), asyncio.Event()
+        self.finished = self.cancelled = 0
+
+    async def __call__(self, event):
+        self.started.set()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        self.finished += 1
+
+
+@pytest.fixture
+def gated(bus):
+    """A handler that waits for its gate to be opened, subscribed to OrderPlaced."""
+    handler = Gated()
+    bus.subscribe(OrderPlaced, handler)
+    return handler
+
+
+@pytest.fixture
+def loop():
+    """A loop to be run by hand, by a test that is no coroutine function."""
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def little_stack():
+    """Leave as little room on the stack as serves code that does not pile up."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 150)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.fixture
+def no_gc():
+    """What has a reference cycle stays alive."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+def no_log(monkeypatch):
+    """The library's log is off: pytest keeps the records, and with them what they are about."""
+    monkeypatch.setattr(logging.getLogger(PACKAGE), "disabled", True)
+
+
+@pytest.fixture
+def no_noise(caplog):
+    """After the test: asyncio has logged no exception or task that nobody took care of."""
+    gc.freeze()  # what is there already need not be looked through
+    yield
+    gc.collect()
+    gc.unfreeze()
+    records = [record for record in caplog.get_records("call") if record.name == "asyncio"]
+    assert [record.getMessage() for record in records if record.levelname == "ERROR"] == []
 
 
 @pytest.fixture

@@ -8,14 +8,11 @@ import inspect
 import itertools
 import sys
 import weakref
-from contextvars import ContextVar
 from unittest import mock
 
 import pytest
-from support import PATIENCE, WAYS, InvoiceIssued, OrderPlaced
+from support import PATIENCE, WAYS, InvoiceIssued, OrderPlaced, forever, tenant
 from target import EventBus, EventCycleError
-
-variable = ContextVar("variable", default="unset")
 
 
 class Awaitable:
@@ -230,20 +227,20 @@ async def test_both_parts_share_a_context_of_their_own(deliver, errors):
     seen = []
 
     async def work():
-        seen.append(variable.get())
+        seen.append(tenant.get())
         await asyncio.sleep(0)
-        variable.set("by the awaited part")
+        tenant.set("by the awaited part")
 
     def handler(event):
-        seen.append(variable.get())
-        variable.set("by the sync part")
+        seen.append(tenant.get())
+        tenant.set("by the sync part")
         return work()
 
-    variable.set("by the publisher")
+    tenant.set("by the publisher")
     deliver.bus.subscribe(OrderPlaced, functools.partial(handler))
     await deliver(handler)
     assert sorted(seen) == ["by the publisher"] * 2 + ["by the sync part"] * 2
-    assert variable.get() == "by the publisher"
+    assert tenant.get() == "by the publisher"
     assert len(errors) == 0
 
 
@@ -274,20 +271,20 @@ async def test_every_event_is_treated_alike(bus, errors, form, publish):
         log.append("awaited")
 
     def handler(event):
-        log.append(variable.get())
-        variable.set("by the handler")
+        log.append(tenant.get())
+        tenant.set("by the handler")
         return form(work)
 
     def after(event):
-        log.append(f"after {variable.get()}")
+        log.append(f"after {tenant.get()}")
 
     bus.subscribe(OrderPlaced, handler)
     bus.subscribe(OrderPlaced, after)
     for _ in range(3):
         await publish(bus, OrderPlaced())
-        assert log == ["unset", "after unset", "awaited"]
+        assert log == [None, "after None", "awaited"]
         log.clear()
-    assert variable.get() == "unset"
+    assert tenant.get() is None
     assert len(errors) == 0
 
 
@@ -459,9 +456,6 @@ async def test_pending_until_the_awaited_part_is_over(bus, form):
 async def test_close_before_the_awaited_part_has_started(bus, errors):
     """C3: what `aclose` cancels has been awaited, were it only to be cancelled."""
     log = []
-
-    async def forever(event):
-        await asyncio.Event().wait()
 
     async def work():
         log.append("started")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import record
 from target import PACKAGE, package
 
 ROOT = Path(package.__file__).parents[len(PACKAGE.split("."))]
@@ -102,10 +103,9 @@ def test_demo_is_in_the_readme(monkeypatch):
 @pytest.mark.skipif(not README.exists(), reason="the folder was copied without its README")
 async def test_picture_is_in_the_readme():
     """The README shows the flowchart of the demo's events as `mermaid()` draws it."""
-    demo = importlib.import_module(f"{PACKAGE}._demo")
-    flow_module = importlib.import_module(f"{PACKAGE}.flow")
+    demo = importlib.import_module(f"{PACKAGE}.__main__")
     bus = demo.shop()
-    with flow_module.record(bus) as flow:
+    with record(bus) as flow:
         await bus.publish(demo.OrderPlaced(7))
         await bus.join()
     assert normal(flow.mermaid()) == in_readme("mermaid", "flowchart")

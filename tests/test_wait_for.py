@@ -2,7 +2,6 @@
 """C8: wait_for gives a future of the next event that fits."""
 
 import asyncio
-import gc
 import threading
 import weakref
 from dataclasses import dataclass
@@ -18,15 +17,6 @@ class OrderPlaced(Event):
 
 class OrderCancelled(Event):
     pass
-
-
-@pytest.fixture
-def no_gc():
-    """What has a reference cycle stays alive."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture

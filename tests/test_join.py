@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: MIT
+"""C6.1: join waits for all that happens in the background, whoever joins."""
+
+import asyncio
+import sys
+
+import pytest
+from support import PATIENCE, InvoiceIssued, MailSent, OrderPlaced, join, turns, use
+from target import EventBus
+
+# From outside
+
+
+async def test_join_waits_for_chained_events(bus):
+    """C6.1: join waits for what handlers publish meanwhile, and for what theirs do."""
+    seen = []
+
+    async def issue(event):
+        await asyncio.sleep(0)
+        bus.publish_nowait(InvoiceIssued())
+        seen.append("order")
+
+    def send(event):
+        bus.publish_nowait(MailSent())
+        seen.append("invoice")
+
+    async def note(event):
+        await turns()
+        seen.append("mail")
+
+    bus.subscribe(OrderPlaced, issue)
+    bus.subscribe(InvoiceIssued, send)
+    bus.subscribe(MailSent, note)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert seen == ["order", "invoice", "mail"]
+    assert bus.pending == 0
+
+
+async def test_join_with_nothing_pending(bus):
+    """C6.1: join returns at once if there is nothing to wait for, before any work and after it."""
+    bus.subscribe(OrderPlaced, lambda event: None)
+    await join(bus)
+    bus.publish_nowait(InvoiceIssued())
+    await join(bus)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    await join(bus)
+    assert bus.pending == 0
+
+
+async def test_several_join_at_once(bus, gated):
+    """C6.1: everyone who joins waits, and everyone goes on."""
+    bus.publish_nowait(OrderPlaced())
+    joining = [asyncio.create_task(join(bus)) for _ in range(3)]
+    await gated.started.wait()
+    await turns()
+    assert not any(task.done() for task in joining)
+    gated.gate.set()
+    await asyncio.gather(*joining)
+    assert gated.finished == 1
+
+
+async def test_join_does_not_wait_for_awaited_publishes(bus, gated):
+    """C6.1: an awaited publish is its caller's."""
+    publishing = asyncio.create_task(bus.publish(OrderPlaced()))
+    await gated.started.wait()
+    await join(bus)
+    assert not publishing.done()
+    gated.gate.set()
+    await publishing
+
+
+async def test_cancelling_join_cancels_no_work(bus, gated):
+    """C6.1: a cancelled join leaves the work running, and a later one waits for it."""
+    bus.publish_nowait(OrderPlaced())
+    joining = asyncio.create_task(bus.join())
+    await gated.started.wait()
+    await turns()
+    joining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joining
+    assert bus.pending == 1
+    gated.gate.set()
+    await join(bus)
+    assert (gated.finished, gated.cancelled) == (1, 0)
+
+
+@pytest.mark.parametrize("joins_first", [False, True])
+async def test_join_waits_for_a_handler_that_joined_itself(bus, joins_first):
+    """C6.1: outside of handlers, join waits for a handler that joins, and for what it does then."""
+    joining, finished = asyncio.Event(), []
+
+    async def join_inside(event):
+        joining.set()
+        await bus.join()
+        await turns()
+        finished.append(event)
+
+    bus.subscribe(OrderPlaced, join_inside)
+    bus.publish_nowait(OrderPlaced())
+    if not joins_first:
+        await joining.wait()
+    await join(bus)
+    assert bus.pending == 0
+    assert len(finished) == 1
+
+
+# In a handler
+
+
+async def test_join_in_a_handler_waits_for_all_others(bus, gated):
+    """C6.1: a handler that joins waits for siblings and other events, not for itself."""
+    order = []
+
+    async def join_inside(event):
+        await join(bus)
+        order.append(("joined", gated.finished))
+
+    bus.subscribe(OrderPlaced, join_inside)
+    bus.subscribe(InvoiceIssued, lambda event: order.append("invoice"))
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
+    await gated.started.wait()
+    await turns()
+    assert order == ["invoice"]
+    gated.gate.set()
+    await join(bus)
+    assert order == ["invoice", ("joined", 1)]
+
+
+async def test_two_siblings_join(bus, gated):
+    """C6.1: handlers that join do not wait for each other."""
+    joined = []
+
+    async def first(event):
+        await join(bus)
+        joined.append(("first", gated.finished))
+
+    async def second(event):
+        await join(bus)
+        joined.append(("second", gated.finished))
+
+    bus.subscribe(OrderPlaced, first)
+    bus.subscribe(OrderPlaced, second)
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    await turns()
+    assert joined == []
+    gated.gate.set()
+    await join(bus)
+    assert sorted(joined) == [("first", 1), ("second", 1)]
+
+
+async def test_a_handler_joins_twice_at_once(bus, gated):
+    """C6.1: a handler may join in several tasks of its own, and then again."""
+    joined = []
+
+    async def join_inside(event):
+        await asyncio.gather(bus.join(), bus.join())
+        joined.append(gated.finished)
+        await bus.join()
+        joined.append(gated.finished)
+
+    bus.subscribe(OrderPlaced, join_inside)
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    await turns()
+    assert joined == []
+    gated.gate.set()
+    await join(bus)
+    assert joined == [1, 1]
+
+
+async def test_one_of_two_joins_of_a_handler_is_cancelled(bus, gated):
+    """C6.1: a handler that gave up one of its joins still is not waited for by the other."""
+    joined = []
+
+    async def join_inside(event):
+        given_up = asyncio.create_task(bus.join())
+        await asyncio.sleep(0)
+        joining = asyncio.create_task(bus.join())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        await joining
+        joined.append(gated.finished)
+
+    bus.subscribe(OrderPlaced, join_inside)
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    await turns()
+    assert joined == []
+    gated.gate.set()
+    await join(bus)
+    assert joined == [1]
+
+
+async def test_join_in_a_nested_publish(bus, gated):
+    """C6.1: in an awaited publish inside a background handler, join does not wait for that one."""
+    joined = []
+
+    async def publish_inside(event):
+        await bus.publish(InvoiceIssued())
+        joined.append("published")
+
+    async def join_inside(event):
+        await join(bus)
+        joined.append(gated.finished)
+
+    bus.subscribe(OrderPlaced, publish_inside)
+    bus.subscribe(InvoiceIssued, join_inside)
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    await turns()
+    assert joined == []
+    gated.gate.set()
+    await join(bus)
+    assert joined == [1, "published"]
+
+
+async def test_join_in_a_handler_of_an_awaited_publish(bus, gated):
+    """C6.1: in a handler of an awaited publish, join waits for all background work."""
+    joined = []
+
+    async def join_inside(event):
+        await join(bus)
+        joined.append(gated.finished)
+
+    bus.subscribe(InvoiceIssued, join_inside)
+    bus.publish_nowait(OrderPlaced())
+    publishing = asyncio.create_task(bus.publish(InvoiceIssued()))
+    await gated.started.wait()
+    await turns()
+    assert not publishing.done()
+    gated.gate.set()
+    await publishing
+    assert joined == [1]
+
+
+async def test_join_of_another_bus_in_a_handler(bus, gated):
+    """C6.1: a handler that joins another bus waits for all work of that one."""
+    other, joined = EventBus(), []
+
+    async def join_inside(event):
+        await join(bus)
+        joined.append(gated.finished)
+
+    other.subscribe(InvoiceIssued, join_inside)
+    other.publish_nowait(InvoiceIssued())
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    await turns()
+    assert joined == []
+    gated.gate.set()
+    await join(other)
+    assert joined == [1]
+
+
+# In a task of a handler
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["first step", "after waiting"])
+async def test_join_in_a_task_that_its_handler_awaits(bus, gated, waits):
+    """C6.1: so it is in a task of the handler's, made in its first step or later."""
+    joined = []
+
+    async def join_inside(event):
+        if waits:
+            await asyncio.sleep(0)
+        await asyncio.shield(asyncio.create_task(bus.join()))
+        joined.append(gated.finished)
+
+    bus.subscribe(OrderPlaced, join_inside)
+    for number in (1, 2):
+        gated.started.clear()
+        gated.gate.clear()
+        bus.publish_nowait(OrderPlaced())
+        await gated.started.wait()
+        await turns()
+        assert len(joined) == number - 1
+        gated.gate.set()
+        await join(bus)
+    assert joined == [1, 2]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+async def test_join_in_a_task_that_one_of_several_handlers_awaits(bus, place):
+    """C6.1: neither the place of the handler nor the others of its event make a difference."""
+    log, gate = [], asyncio.Event()
+
+    async def at_once(event):
+        log.append("at once")
+
+    async def waits(event):
+        await gate.wait()
+        log.append("waited")
+
+    async def join_inside(event):
+        await asyncio.shield(asyncio.create_task(bus.join()))
+        log.append("joined")
+
+    handlers = [at_once, waits, lambda event: log.append("sync")]
+    handlers.insert(place, join_inside)
+    for handler in handlers:
+        bus.subscribe(OrderPlaced, handler)
+    for _ in range(2):
+        log.clear()
+        gate.clear()
+        bus.publish_nowait(OrderPlaced())
+        await turns()
+        assert log == ["at once", "sync"]
+        gate.set()
+        await join(bus)
+        assert log == ["at once", "sync", "waited", "joined"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from 3.12 on")
+async def test_a_handler_leaves_a_join_behind(bus, gated):
+    """C6.1: a join that outlives its handler goes on waiting for the others."""
+    left_behind = []
+
+    async def leave_a_join(event):
+        loop = asyncio.get_running_loop()
+        left_behind.append(asyncio.Task(join(bus), loop=loop, eager_start=True))
+
+    bus.subscribe(InvoiceIssued, leave_a_join)
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    bus.publish_nowait(InvoiceIssued())
+    await turns()
+    (joining,) = left_behind
+    assert not joining.done()
+    gated.gate.set()
+    await join(bus)
+    await joining
+    assert gated.finished == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_join_from_a_task_that_outlived_its_handler(bus, gated, waits):
+    """C6.1: a task left behind by a finished handler waits for everything, like anyone else."""
+    detached, joined, handled = [], [], asyncio.Event()
+
+    async def join_detached():
+        await handled.wait()
+        await join(bus)
+        joined.append(gated.finished)
+
+    async def leave_behind(event):
+        if waits:
+            await asyncio.sleep(0)
+        detached.append(asyncio.create_task(join_detached()))
+
+    bus.subscribe(InvoiceIssued, leave_behind)
+    bus.publish_nowait(InvoiceIssued())
+    await join(bus)
+    bus.publish_nowait(OrderPlaced())
+    handled.set()
+    await gated.started.wait()
+    await turns()
+    assert joined == []
+    gated.gate.set()
+    await detached[0]
+    assert joined == [1]
+
+
+async def test_tasks_left_behind_as_their_handler_ends(bus):
+    """C6.1, C7: from its last step on, they belong to a handler no longer, for join and chain."""
+    chains, joined, finished, tasks, last_step = [], [], [], [], asyncio.Event()
+    bus = EventBus(on_error=lambda failure: chains.append(failure.chain))
+
+    async def go_on():
+        await last_step.wait()
+        await bus.publish(MailSent())
+        await join(bus)
+        joined.append(list(finished))
+
+    async def leave_behind(event):
+        tasks.append(asyncio.create_task(go_on()))
+        await turns()
+        last_step.set()
+
+    async def join_inside(event):
+        await join(bus)
+        await turns()
+        finished.append(event)
+
+    def fail(event):
+        raise LookupError
+
+    bus.subscribe(OrderPlaced, leave_behind)
+    bus.subscribe(OrderPlaced, join_inside)
+    bus.subscribe(MailSent, fail)
+    event = OrderPlaced()
+    bus.publish_nowait(event)
+    await turns()
+    await asyncio.gather(*tasks)
+    assert chains == [(MailSent,)]
+    assert joined == [[event]]
+
+
+async def test_join_from_a_task_of_a_handler_that_finishes_first(bus, gated):
+    """C6.1: a join that outlasts the handler it began in does not hang later ones."""
+    detached = []
+
+    async def leave_behind(event):
+        detached.append(asyncio.create_task(join(bus)))
+        await turns()
+
+    bus.subscribe(InvoiceIssued, leave_behind)
+    bus.publish_nowait(InvoiceIssued())
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    await turns(10)
+    assert not detached[0].done()
+    gated.gate.set()
+    await join(bus)
+    await detached[0]
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert gated.finished == 2
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+@pytest.mark.parametrize("awaits", [False, True])
+async def test_join_from_an_eager_task_left_behind(bus, awaits):
+    """C4.9, C6.1: a join begun by an eager task of a handler that ends at once hangs nobody."""
+    use(asyncio.eager_task_factory)
+    detached = []
+
+    async def leave_behind(event):
+        detached.append(asyncio.create_task(bus.join()))
+
+    async def leave_behind_and_await(event):
+        await leave_behind(event)
+
+    bus.subscribe(OrderPlaced, leave_behind_and_await if awaits else leave_behind)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    async with asyncio.timeout(PATIENCE):
+        await detached[0]
+    assert bus.pending == 0
