@@ -1,53 +1,60 @@
 # SPDX-License-Identifier: MIT
-"""EventBus: the public face, and the way of an event through its handlers.
+"""EventBus: the public face of registry, delivery and backlog.
 
 An event's way: event -> route (by exact type) -> handlers -> outcome.
 
-- `publish` runs sync handlers in place and async ones in tasks of their own, and waits for them.
-- `publish_nowait` leaves the event and its route to the backlog of the running loop.
-- Who handles what is the registry's; a publish under way keeps the route it started with.
+- `publish` has `deliver` start the handlers, and waits for those that run.
+- `publish_nowait` leaves the event and its route to the backlog of the running loop, which has
+  `deliver` start the handlers, and waits for nobody.
+- Who handles what is the registry's; an event under way keeps the route it started with.
+
+`_backlogs` is the one attribute that changes; each loop's thread adds its own key, atomically.
 """
 
 import asyncio
-from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
+from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from contextvars import Context, copy_context
-from inspect import isawaitable
-from typing import Any, Self, TypeVar, overload
+from contextvars import copy_context
+from typing import Any, Protocol, Self, TypeVar, overload
 
-from ._backlog import Backlog, add_backlog
+from ._backlog import Backlog, backlog_of
 from ._deferred import DeferredPublisher, Publisher
-from ._event import Event, check_event_type
-from ._failure import HandlerFailure, report
-from ._handler import CompiledHandler, Handler, Hook, describe
-from ._publication import (
-    EAGER,
-    EAGER_LEVELS,
-    EagerTask,
-    Publication,
-    call_in_place,
-    cancel_and_wait,
-    chain_to,
+from ._delivery import (
+    LEVELS_PER_TRIP,
     check_depth,
+    deliver,
+    failed_in_place,
     get_current,
-    level_of,
-    reset_current,
-    run_handler,
+    running_loop,
     set_current,
-    start,
-    wait_for_tasks,
+    starts_eagerly,
 )
+from ._event import Event, check_event_type
+from ._failure import HandlerFailure
+from ._handler import Handler, Hook, describe, must_await
 from ._registry import Instrumentation, Registry, Subscription
 from ._wait import EventWaiter
 
 E = TypeVar("E", bound=Event)
 E1 = TypeVar("E1", bound=Event)
 E2 = TypeVar("E2", bound=Event)
+E3 = TypeVar("E3", bound=Event)
+E4 = TypeVar("E4", bound=Event)
+E5 = TypeVar("E5", bound=Event)
+E6 = TypeVar("E6", bound=Event)
+E7 = TypeVar("E7", bound=Event)
+E8 = TypeVar("E8", bound=Event)
 R = TypeVar("R")
 
 # Memory ends before; and a small integer is compared faster than `sys.maxsize`.
 _UNLIMITED = 2**30 - 1
+
+
+class _Decorator(Protocol[E]):
+    """What `on` returns: a decorator of functions that take such events."""
+
+    def __call__(self, handler: Callable[[E], R], /) -> Callable[[E], R]: ...
 
 
 class EventBus:
@@ -55,7 +62,7 @@ class EventBus:
 
     A bus belongs to no loop: it may be made anywhere and serve several loops, in several
     threads, each with its own pending work. `async with EventBus() as bus:` closes it at the
-    end, as `aclose()` does.
+    end, as `aclose()` does, and raises `RuntimeError` on a closed one.
 
     Args:
         on_error: Called with a `HandlerFailure` after a handler's failure was logged, in the
@@ -109,9 +116,9 @@ class EventBus:
     def subscribe(self, event_type: type[E], handler: Callable[[E], object]) -> Subscription:
         """Call `handler` with every event of exactly this type, from the next publish on.
 
-        Any thread may call it. A handler that is subscribed to the type already keeps its place
-        and its `Subscription`, which is returned; identity decides, for a bound method that of
-        its object and function.
+        Any thread may call it. A handler that is subscribed to the type already is still called
+        once an event, in its first place, until its last `Subscription` is cancelled; identity
+        decides, for a bound method that of its object and function.
 
         Args:
             event_type: The exact type; events of its subclasses are not delivered.
@@ -120,40 +127,85 @@ class EventBus:
 
         Raises:
             TypeError: `event_type` is not a subclass of `Event`; or `handler` is not callable,
-                cannot take one positional argument, or is a generator function.
+                cannot take one positional argument, lacks its object, or is a generator function.
         """
         check_event_type(event_type)
         return self._registry.add(event_type, handler)
 
     def unsubscribe(self, event_type: type[E], handler: Callable[[E], object]) -> None:
-        """Stop calling `handler` with events of this type, from the next publish on; in any thread.
+        """End every subscription of `handler` to this type, from the next publish on; any thread.
 
         Raises:
             TypeError: `event_type` is not a subclass of `Event`.
             ValueError: The handler is not subscribed to the type.
         """
         check_event_type(event_type)
-        subscription = self._registry.find(event_type, handler)
-        if subscription is None or not self._registry.remove(subscription):
+        entry = self._registry.find(event_type, handler)
+        if entry is None or not self._registry.remove(event_type, entry):
+            twin = self._registry.twin_of(event_type)
+            remedy = "pass the very object that was subscribed, or cancel its Subscription"
             raise ValueError(
-                f"{handler!r} is not subscribed to {event_type.__qualname__}; "
-                "pass the very object that was subscribed, or cancel its Subscription"
+                f"{handler!r} is not subscribed to {event_type.__qualname__}; {twin or remedy}"
             )
 
-    @overload
-    def on(self, event_type: type[E], /) -> Callable[[Callable[[E], R]], Callable[[E], R]]: ...
-    @overload
-    def on(
-        self, first: type[E], second: type[E1], /
-    ) -> Callable[[Callable[[E | E1], R]], Callable[[E | E1], R]]: ...
-    @overload
-    def on(
-        self, first: type[E], second: type[E1], third: type[E2], /
-    ) -> Callable[[Callable[[E | E1 | E2], R]], Callable[[E | E1 | E2], R]]: ...
-    @overload
-    def on(self, *event_types: type[E]) -> Callable[[Callable[[E], R]], Callable[[E], R]]: ...
+    def clear(self) -> None:
+        """End every subscription at once, from the next publish on; for tests, in any thread.
 
-    def on(self, *event_types: type[Any]) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]:
+        What `publish_nowait` has accepted still runs. Futures of `wait_for` are cancelled, each
+        on its loop. Hooks stay.
+        """
+        waiters = self._waiters()
+        self._registry.clear()
+        for waiter in waiters:
+            waiter.cancel()
+
+    @overload
+    def on(self, a: type[E1], /) -> _Decorator[E1]: ...
+    @overload
+    def on(self, a: type[E1], b: type[E2], /) -> _Decorator[E1 | E2]: ...
+    @overload
+    def on(self, a: type[E1], b: type[E2], c: type[E3], /) -> _Decorator[E1 | E2 | E3]: ...
+    @overload
+    def on(
+        self, a: type[E1], b: type[E2], c: type[E3], d: type[E4], /
+    ) -> _Decorator[E1 | E2 | E3 | E4]: ...
+    @overload
+    def on(
+        self, a: type[E1], b: type[E2], c: type[E3], d: type[E4], e: type[E5], /
+    ) -> _Decorator[E1 | E2 | E3 | E4 | E5]: ...
+    @overload
+    def on(
+        self, a: type[E1], b: type[E2], c: type[E3], d: type[E4], e: type[E5], f: type[E6], /
+    ) -> _Decorator[E1 | E2 | E3 | E4 | E5 | E6]: ...
+    @overload
+    def on(
+        self,
+        a: type[E1],
+        b: type[E2],
+        c: type[E3],
+        d: type[E4],
+        e: type[E5],
+        f: type[E6],
+        g: type[E7],
+        /,
+    ) -> _Decorator[E1 | E2 | E3 | E4 | E5 | E6 | E7]: ...
+    @overload
+    def on(
+        self,
+        a: type[E1],
+        b: type[E2],
+        c: type[E3],
+        d: type[E4],
+        e: type[E5],
+        f: type[E6],
+        g: type[E7],
+        h: type[E8],
+        /,
+    ) -> _Decorator[E1 | E2 | E3 | E4 | E5 | E6 | E7 | E8]: ...
+    @overload
+    def on(self, *event_types: type[E]) -> _Decorator[E]: ...
+
+    def on(self, *event_types: type[Any]) -> _Decorator[Any]:
         """Subscribe the decorated function to these types, and return it unchanged.
 
         Raises:
@@ -188,8 +240,9 @@ class EventBus:
         """Run every handler inside the context manager that `hook(event, handler)` returns.
 
         It is entered before the handler and left after it, with its exception, in the handler's
-        own task and context; for an event that nobody handles, once, with None as handler. Of
-        several hooks the first one is outermost. A hook that raises is a failure of that run.
+        own task and context: meanwhile sync handlers have a task each, too. For an event that
+        nobody handles it is entered once, with None as handler. Of several hooks the first one is
+        outermost. A hook that raises is a failure of that run.
 
         Returns:
             A handle: `.cancel()` removes the hook, and so does the end of a `with` block.
@@ -212,9 +265,10 @@ class EventBus:
         ones each in their own task. A handler that fails is logged and reported to `on_error`;
         neither the publisher nor another handler sees its exception.
 
-        If the publisher is cancelled, the handlers still running are cancelled and awaited, and
-        `CancelledError` is raised, whatever they do. `KeyboardInterrupt` and `SystemExit` of a
-        handler are raised after the other handlers were cancelled and awaited in the same way.
+        If the publisher is cancelled, the handlers still running are cancelled, once, and
+        awaited, and `CancelledError` is raised, whatever they do and however often it is
+        cancelled. `KeyboardInterrupt` and `SystemExit` of a handler are raised after the other
+        handlers were cancelled and awaited in the same way.
 
         Raises:
             TypeError: `event` is not an instance of a subclass of `Event`.
@@ -226,137 +280,39 @@ class EventBus:
             if id(type(event)) in self._unhandled:
                 return
             route = self._registry.find_route(event)
-            if not route.handlers:
-                return
-        parent: Any = get_current()
+        parent = get_current()
         if parent is not None:
-            parent = level_of(parent)
             if type(event) in self._routes:
                 check_depth(parent, type(event), self._max_depth)
-
-        # Sync handlers that have returned an awaitable, with their contexts: rare.
-        unawaited: list[tuple[CompiledHandler, Context]] | None
-        targets: tuple[CompiledHandler, ...]
-        target = route.only
-        if target is not None:
-            # What most events have. This is `call_in_place`, written out here and below: a call
-            # costs as much as a short handler, and the loop makes it a sixth slower.
-            context = copy_context()
-            try:
-                result = context.run(target.call, event)
-                if result is None or not isawaitable(result):
-                    return
-            except (Exception, CancelledError) as exc:
-                context.run(report, target, event, exc, (*chain_to(parent), type(event)))
-                return
-            route.learn(target)  # it is async after all
-            unawaited = [(target.continuation(result), context)]
-            targets = ()
-        elif route.has_async:
-            targets = route.handlers
-            unawaited = None
-        else:
-            for target in route.handlers:
+            if (parent.depth + 1) % LEVELS_PER_TRIP == 0:
+                await asyncio.sleep(0)
+        handlers = route.handlers
+        if route.in_place:
+            # Sync handlers alone, as most events have: `deliver` would do, but its call takes as
+            # long as that of a short handler. So here is written out what it does with them.
+            for target in handlers:
                 context = copy_context()
                 try:
                     result = context.run(target.call, event)
-                    if result is not None and isawaitable(result):
-                        break
-                except (Exception, CancelledError) as exc:
-                    chain = (*chain_to(parent), type(event))
-                    context.run(report, target, event, exc, chain)
+                    if result is None or not must_await(result):
+                        continue
+                except BaseException as exc:
+                    failed_in_place(target, event, exc, context, parent)
+                    continue
+                route.in_place = False  # it is async after all
+                rest = handlers[handlers.index(target) + 1 :]
+                handlers = (target.learn(result, context), *rest)
+                break
             else:
                 return
-            # This handler is async after all; the others have their turn before it goes on.
-            route.learn(target)
-            unawaited = [(target.continuation(result), context)]
-            others = route.handlers[route.handlers.index(target) + 1 :]
-            for target in others:
-                context = copy_context()
-                rest = call_in_place(target, event, parent, context)
-                if rest is not None:
-                    route.learn(target)
-                    unawaited.append((rest, context))
-            targets = ()
-
-        depth = 1
-        if parent is not None:
-            depth = parent.depth + 1
-            if unawaited is None and depth % EAGER_LEVELS == 0:
-                await asyncio.sleep(0)
-        loop = get_running_loop()
-        factory = loop.get_task_factory()
-        eager = EAGER and factory is None
-        publication = Publication()
-        publication.event_type = type(event)
-        publication.parent = parent
-        publication.depth = depth
-        publication.waiter = publication.stop = None
-        publication.running = 0
-        running: dict[Task[None], CompiledHandler] | None = None  # made when a handler waits
-        try:
-            token = set_current(publication)
+        loop = running_loop("publish, to async handlers,")
+        publication = deliver(event, handlers, loop, starts_eagerly(loop), parent, None)
+        if publication is not None:
             try:
-                if eager:
-                    for target in targets:
-                        if target.is_async:
-                            task = EagerTask(
-                                run_handler(target, event, publication),
-                                loop=loop,
-                                name=target.name,
-                                eager_start=True,
-                            )
-                            if not task.done():
-                                if running is None:
-                                    running = {task: target}
-                                else:
-                                    running[task] = target
-                            elif publication.stop is not None:
-                                break
-                        else:
-                            context = copy_context()
-                            rest = call_in_place(target, event, parent, context)
-                            if rest is not None:
-                                route.learn(target)
-                                unawaited = [*(unawaited or ()), (rest, context)]
-                else:
-                    # Sync handlers as well: between tasks that start later, they have their turn.
-                    running = {}
-                    for target in targets:
-                        body = run_handler(target, event, publication)
-                        task = start(loop, factory, body, target.name)
-                        running[task] = target
-                if unawaited is not None:
-                    for target, context in unawaited:
-                        context.run(set_current, publication)
-                        body = run_handler(target, event, publication)
-                        # Instead of the trip above, in which a cancellation would lose it.
-                        soon = depth % EAGER_LEVELS == 0
-                        task = start(loop, factory, body, target.name, context, soon=soon)
-                        if not task.done():
-                            running = {**(running or {}), task: target}
+                if publication.running or publication.stop is not None:
+                    await publication.wait()
             finally:
-                reset_current(token)
-            if running and factory is not None:
-                await wait_for_tasks(loop, running, event, publication)
-            elif running and publication.stop is None:
-                publication.running = len(running)  # they count themselves down
-                publication.waiter = Future(loop=loop)  # as `loop.create_future()` does, but faster
-                await publication.waiter
-            if publication.stop is not None:
-                raise publication.stop
-        except GeneratorExit:  # the loop is gone: nothing can be awaited any more
-            raise
-        except BaseException as exc:
-            publication.stop = exc
-            await cancel_and_wait(running or ())
-            if publication.stop is not exc:  # a handler has met its cancellation with an exit
-                raise publication.stop from None
-            raise
-        finally:
-            # Contexts that outlive the publish still refer to the publication.
-            publication.depth = 0
-            publication.parent = publication.stop = None
+                publication.finish()
 
     def publish_nowait(self, event: Event) -> None:
         """Schedule the handlers of the event on the running loop, and return.
@@ -367,16 +323,13 @@ class EventBus:
 
         Raises:
             TypeError: `event` is not an instance of a subclass of `Event`.
-            RuntimeError: No loop is running in this thread, or the bus is closed.
+            RuntimeError: No asyncio loop is running in this thread, or the bus is closed.
             asyncio.QueueFull: `max_pending` events of this loop are unfinished.
         """
         try:
             loop = get_running_loop()
         except RuntimeError:
-            raise RuntimeError(
-                "publish_nowait needs a running event loop in this thread; from another thread, "
-                "call loop.call_soon_threadsafe(bus.publish_nowait, event)"
-            ) from None
+            loop = running_loop("publish_nowait")
         route = self._get_route(type(event))
         if route is None:
             if id(type(event)) in self._unhandled:
@@ -386,16 +339,18 @@ class EventBus:
                 return
         backlog = self._backlogs.get(loop)
         if backlog is None:
-            backlog = add_backlog(self._backlogs, loop)
+            backlog = backlog_of(loop, self._backlogs)
         if self._max_pending is not None and backlog.pending >= self._max_pending:
             raise asyncio.QueueFull(
                 f"max_pending={self._max_pending} events are unfinished, so this "
                 f"{type(event).__qualname__} is not accepted; await bus.join(), or publish it"
             )
         context = copy_context()
+        if get_current() is not None:
+            context.run(set_current, None)  # a chain of its own
         if not backlog.scheduled:
             backlog.schedule()  # which may fail: nothing is accepted then
-        backlog.queue.append((event, route, context))
+        backlog.queue.append((event, route.handlers, context))
 
     def wait_for(
         self, event_type: type[E], where: Callable[[E], object] | None = None
@@ -404,16 +359,18 @@ class EventBus:
 
         It listens from this call on, not from the await, and until the future is done; cancel
         the future to stop listening. The event may be published on any loop. An exception in
-        `where` becomes the future's. Closing the bus does not end the wait.
+        `where` becomes the future's. `clear`, and `aclose` on its loop, cancel it.
 
         Raises:
             TypeError: `event_type` is not a subclass of `Event`, or `where` cannot be called
                 with one argument, or is async.
-            RuntimeError: No loop is running in this thread, or the bus is closed.
+            RuntimeError: No asyncio loop is running in this thread, or the bus is closed.
         """
+        check_event_type(event_type)
         waiter = EventWaiter(where)
         self._registry.check_open()
-        return waiter.wait(self.subscribe(event_type, waiter))
+        self._registry.warn_of_twin(event_type)
+        return waiter.wait(self._registry.add(event_type, waiter))
 
     def deferred(self) -> AbstractAsyncContextManager[Publisher]:
         """Return a context manager whose publisher records events, and publishes them at its end.
@@ -443,8 +400,9 @@ class EventBus:
         """Wait until the running loop has no `publish_nowait` work left.
 
         What handlers publish meanwhile is included. Called from inside a handler of such work,
-        it waits neither for that handler nor for others that wait here as well. Cancelling it
-        cancels no work.
+        it waits neither for the event that this handler is handling, nor for events whose
+        handlers wait here as well. Cancelling it cancels no work. Whoever is still waited for
+        after ten seconds is logged, at WARNING, and again after 20, 40 and so on.
         """
         backlog = self._backlogs.get(get_running_loop())
         if backlog is not None:
@@ -453,28 +411,35 @@ class EventBus:
     async def aclose(self, timeout: float | None = None) -> None:
         """Finish the running loop's `publish_nowait` work, and refuse all publishing from then on.
 
-        Closing twice is fine. Work of other loops that was accepted before goes on. Cancelled
-        while it waits for work, it cancels nothing and leaves the bus open.
+        Futures of `wait_for` that are pending on this loop are cancelled then. Closing twice is
+        fine. Work of other loops that was accepted before goes on. Cancelled while it waits for
+        work, it cancels nothing and leaves the bus open; cancelled later, it does not wait for
+        the handlers that it has cancelled.
 
         Args:
             timeout: Seconds to wait; then the handlers still running and the events still
-                queued are logged by name, the handlers are cancelled and awaited, and the
-                events dropped. None waits as long as it takes.
+                queued are logged by name, the events dropped, the handlers cancelled and awaited,
+                for `timeout` seconds more; those that have not ended by then are logged by name
+                and left. None waits as long as it takes.
         """
-        backlog = self._backlogs.get(get_running_loop())
-        if backlog is None:
-            self._registry.close()
-            return
-        try:
-            async with asyncio.timeout(timeout):
-                await backlog.join()
-        except TimeoutError:
-            self._registry.close()
-            await backlog.cancel()
-        else:
-            self._registry.close()
+        loop = get_running_loop()
+        backlog = self._backlogs.get(loop)
+        in_time = backlog is None or await backlog.join(timeout)
+        self._registry.close()
+        for waiter in self._waiters():
+            if waiter.loop is loop:
+                waiter.cancel()
+        if backlog is not None and not in_time:
+            await backlog.cancel(timeout)
+
+    def _waiters(self) -> list[EventWaiter[Any]]:
+        """Return what `wait_for` has subscribed."""
+        handlers = [each for kind in self.event_types() for each in self.handlers(kind)]
+        callbacks = [handler.callback for handler in handlers]
+        return [callback for callback in callbacks if isinstance(callback, EventWaiter)]
 
     async def __aenter__(self) -> Self:
+        self._registry.check_open()
         return self
 
     async def __aexit__(self, *_exception: object) -> None:

@@ -1,36 +1,46 @@
 # SPDX-License-Identifier: MIT
 """Publisher, the side of a bus that services see, and the one that publishes after the block."""
 
-import logging
 from collections import deque
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
 
 from ._event import Event, check_event
-
-_logger = logging.getLogger(__name__.rpartition(".")[0])
+from ._failure import logger
 
 
 class Publisher(Protocol):
     """Whatever events can be published on: the bus itself, or its deferred publisher."""
 
     async def publish(self, event: Event) -> None:
-        """Publish an event and wait until its handlers have finished."""
+        """Publish an event and wait until its handlers have finished.
+
+        A deferred publisher publishes it later, after its block, and returns at once.
+        """
 
     def publish_nowait(self, event: Event) -> None:
-        """Publish an event without waiting for its handlers."""
+        """Publish an event without waiting for its handlers; when deferred, after the block."""
+
+    def deferred(self) -> "AbstractAsyncContextManager[Publisher]":
+        """Return a context manager whose publisher publishes on this one, after its block."""
+        ...
 
 
 class DeferredPublisher:
-    """Records events while its block runs; publishes them when the block has succeeded."""
+    """Records events while its block runs; publishes them when the block has succeeded.
 
-    def __init__(self, bus: Publisher) -> None:
-        self._bus = bus
+    One that was opened on another publishes by recording there: what is nested adds its events to
+    the outer block, and only the outermost one publishes on the bus.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
         self._recorded: list[tuple[Event, bool]] = []  # the event, and whether it is awaited
         self._open = False
 
     def __repr__(self) -> str:
-        return f"<DeferredPublisher of {len(self._recorded)} events on {self._bus!r}>"
+        return f"<DeferredPublisher of {len(self._recorded)} events on {self._publisher!r}>"
 
     async def __aenter__(self) -> Publisher:
         self._open = True
@@ -52,19 +62,19 @@ class DeferredPublisher:
                 event, awaited = unpublished[0]
                 if awaited:
                     try:
-                        await self._bus.publish(event)
+                        await self._publisher.publish(event)
                     except Exception:  # it was refused
                         raise
                     except BaseException:  # it was published, and its handlers were cancelled
                         unpublished.popleft()
                         raise
                 else:
-                    self._bus.publish_nowait(event)
+                    self._publisher.publish_nowait(event)
                 unpublished.popleft()
         finally:
             if unpublished:
                 names = ", ".join(type(event).__qualname__ for event, _ in unpublished)
-                _logger.error("deferred events were not published: %s", names)
+                logger().error("deferred events were not published: %s", names)
 
     async def publish(self, event: Event) -> None:
         """Record an event, to be published and awaited after the block.
@@ -76,13 +86,12 @@ class DeferredPublisher:
         self._record(event, awaited=True)
 
     def publish_nowait(self, event: Event) -> None:
-        """Record an event, to be scheduled after the block, in its turn.
-
-        Raises:
-            TypeError: `event` is not an instance of a subclass of `Event`.
-            RuntimeError: The block is over.
-        """
+        """Record an event, to be scheduled after the block, in its turn; raises as `publish`."""
         self._record(event, awaited=False)
+
+    def deferred(self) -> AbstractAsyncContextManager[Publisher]:
+        """Return a nested block: its events are this one's if it succeeds, and dropped if not."""
+        return DeferredPublisher(self)
 
     def _record(self, event: Event, *, awaited: bool) -> None:
         check_event(event)

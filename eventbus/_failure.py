@@ -2,13 +2,14 @@
 """What goes wrong: a handler that fails, and a chain of publishes that would never end."""
 
 import logging
+import sys
 from asyncio import CancelledError
 from dataclasses import dataclass
 
 from ._event import Event
 from ._handler import CompiledHandler, Handler
 
-_logger = logging.getLogger(__name__.rpartition(".")[0])
+_PACKAGE = __name__.rpartition(".")[0]
 
 Chain = tuple[type[Event], ...]
 
@@ -16,6 +17,9 @@ Chain = tuple[type[Event], ...]
 @dataclass(frozen=True, slots=True, eq=False)
 class HandlerFailure:
     """One failed run of one handler, as `on_error` receives it.
+
+    The bus keeps none of it; who keeps a failure keeps its event, its exception and the frames
+    of the exception's traceback.
 
     Attributes:
         event: The event that was being handled.
@@ -47,15 +51,12 @@ class EventCycleError(RuntimeError):
     def __str__(self) -> str:
         return (
             f"a chain of awaited publishes is deeper than max_depth={self.max_depth}: "
-            f"{format_chain(_repeating_part(self.chain))}; break the circle, publish one of "
+            f"{_format(_repeating_part(self.chain))}; break the circle, publish one of "
             "them with publish_nowait, or raise max_depth"
         )
 
 
-def format_chain(chain: Chain) -> str:
-    """Return the names of the event types, outermost first, joined by arrows."""
-    if len(chain) == 1:  # most have one link, and a list would cost as much again
-        return chain[0].__name__
+def _format(chain: Chain) -> str:
     return " -> ".join([event_type.__name__ for event_type in chain])
 
 
@@ -70,38 +71,48 @@ def _repeating_part(chain: Chain) -> Chain:
     return chain
 
 
+def logger() -> logging.Logger:
+    """Return the package's logger, asked for when something is to be logged.
+
+    One that existed before the application configured logging would be disabled by it.
+    """
+    return logging.getLogger(_PACKAGE)
+
+
 def report(target: CompiledHandler, event: Event, exception: BaseException, chain: Chain) -> None:
     """Log the failure of one handler run, once, and hand it to `on_error`.
 
-    The payload stays out of the message: it may be private, or large.
+    The payload stays out of the message: it may be private, or large. Nothing but what ends the
+    program is raised: what `on_error` raises is logged.
     """
-    if _logger.isEnabledFor(logging.ERROR):
-        # Made by hand, the record bears the place where the exception was raised, not this one.
-        file, line, function = "(unknown file)", 0, None
-        traceback = exception.__traceback__
-        if traceback is not None:
-            while (inner := traceback.tb_next) is not None:
-                traceback = inner
-            code = traceback.tb_frame.f_code
-            file, line, function = code.co_filename, traceback.tb_lineno, code.co_name
-        record = _logger.makeRecord(
-            _logger.name,
-            logging.ERROR,
-            file,
-            line,
-            "handler %s failed on %s (published as %s)",
-            (target.name, type(event).__qualname__, format_chain(chain)),
-            (type(exception), exception, exception.__traceback__),
-            function,
-        )
-        _logger.handle(record)
+    log = logger()
+    if log.isEnabledFor(logging.ERROR):
+        arguments = (target.name, type(event).__qualname__, _format(chain))
+        _log(log, exception, "handler %s failed on %s (published as %s)", arguments)
     if target.on_error is None:
         return
     try:
         target.on_error(HandlerFailure(event, target.handler, exception, chain))
     except (Exception, CancelledError) as error:
-        _logger.error(
-            "on_error raised on the failure of handler %s",
-            target.name,
-            exc_info=(type(error), error, error.__traceback__),
+        _log(log, error, "on_error raised on the failure of handler %s", (target.name,))
+
+
+def _log(
+    log: logging.Logger, exception: BaseException, message: str, arguments: tuple[str, ...]
+) -> None:
+    """Log at ERROR, as of the place where the exception was raised; on stderr if that fails."""
+    file, line, function = "(unknown file)", 0, None
+    traceback = exception.__traceback__
+    if traceback is not None:
+        while (inner := traceback.tb_next) is not None:
+            traceback = inner
+        code = traceback.tb_frame.f_code
+        file, line, function = code.co_filename, traceback.tb_lineno, code.co_name
+    info = (type(exception), exception, exception.__traceback__)
+    try:
+        record = log.makeRecord(
+            log.name, logging.ERROR, file, line, message, arguments, info, function
         )
+        log.handle(record)
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)

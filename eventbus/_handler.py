@@ -6,7 +6,6 @@ All of it is found out once, at subscription. `Handler` is the description that 
 """
 
 import asyncio
-import dis
 import functools
 import importlib
 import inspect
@@ -14,25 +13,18 @@ import sys
 import types
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
 from ._event import Event
 
+_signature = functools.partial(inspect.signature, follow_wrapped=False)
 if sys.version_info >= (3, 14):
     # Annotations are of no interest here, and evaluating them can fail. (Imported by name, since
     # the checkers of older interpreters do not know the module.)
-    _signature = functools.partial(
-        inspect.signature,
-        follow_wrapped=False,
-        annotation_format=importlib.import_module("annotationlib").Format.STRING,
-    )
-else:
-    _signature = functools.partial(inspect.signature, follow_wrapped=False)
-
-
-# The instruction by which a coroutine waits.
-_YIELD = dis.opmap.get("YIELD_VALUE")
+    _format = importlib.import_module("annotationlib").Format.STRING
+    _signature = functools.partial(_signature, annotation_format=_format)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -52,9 +44,7 @@ class Handler:
     @property
     def location(self) -> str | None:
         """Where it is defined, as `file:line`; None for what was not written in Python."""
-        target: object = _without_partials(self.callback)
-        candidates: tuple[Any, ...] = (target, getattr(type(target), "__call__", None))
-        for candidate in candidates:
+        for candidate in _candidates(_without_partials(self.callback)):
             try:
                 code = getattr(inspect.unwrap(candidate), "__code__", None)
             except ValueError:  # wrapped in itself
@@ -74,22 +64,23 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
     Raises:
         TypeError: It is not callable, does not take the arguments, or is a generator function.
     """
-    if not callable(callback):
-        raise TypeError(
-            f"expected a callable, got {callback!r}; pass the function itself, without calling it"
-        )
-    target: object = _without_partials(callback)
-    name = _name_of(target)
-    kinds: list[object] = [target]
-    if type(target) not in (types.FunctionType, types.MethodType):
-        # An object is what its `__call__` is.
-        kinds = list(filter(_inspectable, (target, getattr(type(target), "__call__", None))))
+    target = _without_partials(callback)
+    named = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
+    module = getattr(named, "__module__", None)
+    name = f"{module}.{named.__qualname__}" if isinstance(module, str) else named.__qualname__
+    # The mock of a function has a mock for its code.
+    kinds = [
+        kind
+        for kind in _candidates(target)
+        if isinstance(getattr(getattr(kind, "__code__", None), "co_flags", 0), int)
+    ]
     if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
-        remedy = (
-            "remove the yield" if arguments == 1 else "decorate it with contextlib.contextmanager"
-        )
+        remedy = "decorate it with contextlib.contextmanager"
+        if arguments == 1:
+            remedy = "remove the yield"
         raise TypeError(f"{name} is a generator function, whose body would never run; {remedy}")
     if not _plainly_takes(callback, arguments):
+        _check_kind(callback, name)
         _check_signature(callback, name, arguments)
     return Handler(callback, name, is_async=any(map(inspect.iscoroutinefunction, kinds)))
 
@@ -108,6 +99,19 @@ def identity(callback: Callable[..., object]) -> Hashable:
     return id(callback)
 
 
+def _candidates(target: Any) -> list[Any]:
+    """Return what tells the kind of a callable: itself, and if it is an object its `__call__`."""
+    if type(target) in (types.FunctionType, types.MethodType):
+        return [target]
+    return [target, getattr(type(target), "__call__", None)]
+
+
+def _without_partials(callback: Any) -> Any:
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return callback
+
+
 def _plainly_takes(callback: Callable[..., object], arguments: int) -> bool:
     """Return True for a plain function with fitting parameters: most are, and `inspect` is slow."""
     function: Any = callback
@@ -118,8 +122,49 @@ def _plainly_takes(callback: Callable[..., object], arguments: int) -> bool:
         return False
     code = function.__code__
     required = code.co_argcount - len(function.__defaults__ or ())
-    optional_keywords = len(function.__kwdefaults__ or ())
-    return required <= arguments <= code.co_argcount and code.co_kwonlyargcount == optional_keywords
+    return (
+        required <= arguments <= code.co_argcount
+        and code.co_kwonlyargcount == len(function.__kwdefaults__ or ())
+        and (function is not callback or code.co_varnames[0] != "self")
+    )
+
+
+def _check_kind(callback: Any, name: str) -> None:
+    """Raise `TypeError`, with the remedy, for what is no handler though it may be callable."""
+    if inspect.iscoroutine(callback):
+        callback.close()  # or else Python would complain of it as well
+        problem = "a coroutine object; pass the function itself, without calling it"
+    elif isinstance(callback, classmethod | staticmethod):
+        kind = type(callback).__name__
+        problem = (
+            f"a {kind} object; subscribe it outside of the class, as an attribute of the class"
+        )
+    elif not callable(callback):
+        raise TypeError(
+            f"expected a callable, got {callback!r}; pass the function itself, without calling it"
+        )
+    elif isinstance(callback, type) and any("__call__" in vars(cls) for cls in callback.__mro__):
+        problem = f"a class whose instances are callable; pass one: {callback.__name__}(...)"
+    elif _lacks_self(callback):
+        problem = (
+            f"a method without its object; subscribe instance.{callback.__name__}, in __init__ or "
+            "where the instance is made"
+        )
+    else:
+        return
+    raise TypeError(f"{name} is {problem}")
+
+
+def _lacks_self(callback: Any) -> bool:
+    """Return whether it was defined in a class, and waits for the object as its first argument."""
+    function = callback
+    # A decorator's wrapper that takes *args, or is not written in Python, is what it wraps.
+    while type(function) is not types.FunctionType or function.__code__.co_argcount == 0:
+        function = getattr(function, "__wrapped__", None)
+        if function is None or isinstance(function, types.MethodType):
+            return False
+    owner = str(getattr(callback, "__qualname__", "")).rpartition(".")[0].rpartition(".")[2]
+    return function.__code__.co_varnames[0] == "self" and owner not in ("", "<locals>")
 
 
 def _check_signature(callback: Callable[..., object], name: str, arguments: int) -> None:
@@ -130,30 +175,16 @@ def _check_signature(callback: Callable[..., object], name: str, arguments: int)
     try:
         signature.bind(*[None] * arguments)
     except TypeError as error:
+        kinds = [parameter.kind for parameter in signature.parameters.values()]
         remedy = "give the other parameters defaults, or bind them with functools.partial"
-        if len(signature.parameters) < arguments:
+        if len(kinds) < arguments:
             remedy = f"give it {arguments} parameter{'s' * (arguments > 1)}"
+        elif kinds[0] is inspect.Parameter.KEYWORD_ONLY:
+            remedy = "the event is passed by position: remove the * before its parameter"
         raise TypeError(
             f"{name}{signature} cannot be called with {arguments} positional "
             f"argument{'s' * (arguments > 1)} ({error}); {remedy}"
         ) from None
-
-
-def _inspectable(target: object) -> bool:
-    """Return whether `inspect` may look at it: the mock of a function has a mock for its code."""
-    return isinstance(getattr(getattr(target, "__code__", None), "co_flags", 0), int)
-
-
-def _without_partials(callback: Any) -> Any:
-    while isinstance(callback, functools.partial):
-        callback = callback.func
-    return callback
-
-
-def _name_of(target: object) -> str:
-    named: Any = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
-    module = getattr(named, "__module__", None)
-    return f"{module}.{named.__qualname__}" if isinstance(module, str) else str(named.__qualname__)
 
 
 Hook = Callable[[Event, Handler | None], AbstractContextManager[object]]
@@ -162,77 +193,57 @@ Hook = Callable[[Event, Handler | None], AbstractContextManager[object]]
 class CompiledHandler:
     """A handler as a route holds it: what to call, and all that the call needs to know."""
 
-    # - may_be_bare: whether it is an `async def` that has never waited in the background.
-    # - is_bare: whether it has finished at once there besides, so that what it returns is the body
-    #   of its next task.
-    # - has_await: whether there is an `await` in it. If not, nothing that it publishes or begins is
-    #   ever waited for by it, and it need not be known where it came from.
-    __slots__ = (
-        "call",
-        "handler",
-        "has_await",
-        "is_async",
-        "is_bare",
-        "may_be_bare",
-        "name",
-        "on_error",
-    )
+    # - is_async: whether it gets a task; learned of a sync callable that returns an awaitable.
+    # - context: where the task runs; None for a copy of the publisher's.
+    __slots__ = ("call", "context", "handler", "is_async", "name", "on_error")
 
     def __init__(
         self,
         handler: Handler,
         call: Callable[[Any], object],
         on_error: Callable[[Any], object] | None,
+        is_async: bool,
+        context: Context | None = None,
     ) -> None:
         self.handler: Handler = handler
         self.call: Callable[[Any], Any] = call
         self.on_error: Callable[[Any], object] | None = on_error
+        self.is_async: bool = is_async
+        self.context: Context | None = context
         self.name: str = handler.name
-        self.is_async: bool = handler.is_async
-        code = _coroutine_code(call)
-        self.may_be_bare: bool = code is not None
-        self.is_bare: bool = False
-        self.has_await: bool = code is None or _has_await(code)
 
-    def continuation(self, awaitable: Awaitable[object]) -> "CompiledHandler":
-        """Return what is left to do of a call that has returned `awaitable`."""
-        return CompiledHandler(self.handler, lambda _event: awaitable, self.on_error)
-
-
-def _coroutine_code(call: object) -> types.CodeType | None:
-    """Return the code of what is an `async def` itself, or a bound method that is one."""
-    function = call.__func__ if isinstance(call, types.MethodType) else call
-    if type(function) is not types.FunctionType:
-        return None
-    code = function.__code__
-    return code if code.co_flags & inspect.CO_COROUTINE else None
-
-
-def _has_await(code: types.CodeType) -> bool:
-    """Return whether a coroutine can wait: whatever awaits, `async with` and `for` too, yields."""
-    return _YIELD is None or _YIELD in code.co_code[::2]
+    def learn(self, awaitable: Awaitable[object], context: Context) -> "CompiledHandler":
+        """Be async from now on; return what is left to do of the call that returned `awaitable`."""
+        self.is_async = True
+        return CompiledHandler(self.handler, lambda _event: awaitable, self.on_error, True, context)
 
 
 class Route:
-    """The compiled handlers of one event type, in subscription order; never added to."""
+    """The handlers of one event type, in subscription order; never added to."""
 
-    # - only: the one handler, if there is only one, and it is sync.
-    __slots__ = ("event_type", "handlers", "has_async", "last", "only", "size")
+    # - in_place: whether all are sync, as far as is known.
+    __slots__ = ("handlers", "in_place")
 
-    def __init__(self, event_type: type[Event], handlers: tuple[CompiledHandler, ...]) -> None:
-        self.event_type: type[Event] = event_type
+    def __init__(self, handlers: tuple[CompiledHandler, ...]) -> None:
         self.handlers: tuple[CompiledHandler, ...] = handlers
-        self.size: int = len(handlers)
-        self.last: CompiledHandler | None = handlers[-1] if handlers else None
-        self.has_async: bool = any(target.is_async for target in handlers)
-        self.only: CompiledHandler | None = None
-        if len(handlers) == 1 and not self.has_async:
-            self.only = handlers[0]
+        self.in_place: bool = not any(target.is_async for target in handlers)
 
-    def learn(self, target: CompiledHandler) -> None:
-        """Treat a handler that has returned an awaitable as async from the next event on."""
-        target.is_async = self.has_async = True
-        self.only = None
+
+def must_await(result: Any) -> bool:
+    """Return whether what a handler has returned is to be awaited.
+
+    Raises:
+        TypeError: It is a generator, or a context manager made of one, whose body would never run.
+    """
+    if inspect.isawaitable(result):
+        return True
+    made_of_generator = type(result).__module__ == "contextlib" and hasattr(result, "gen")
+    if made_of_generator or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError(
+            f"the handler returned {result!r}, whose body never runs; iterate over it, or enter "
+            "it, in the handler"
+        )
+    return False
 
 
 def limited(call: Callable[[Any], object], seconds: float) -> Callable[[Any], object]:
@@ -256,7 +267,7 @@ def limited(call: Callable[[Any], object], seconds: float) -> Callable[[Any], ob
 
     def call_limited(event: Any) -> object:
         result = call(event)
-        return limit(result) if inspect.isawaitable(result) else None
+        return limit(result) if inspect.isawaitable(result) else result
 
     return call_limited
 
@@ -264,13 +275,12 @@ def limited(call: Callable[[Any], object], seconds: float) -> Callable[[Any], ob
 def observed(
     call: Callable[[Any], object], handler: Handler | None, hooks: Sequence[Hook]
 ) -> Callable[[Any], object]:
-    """Wrap a call in the context managers of `hooks`, the first one outermost."""
+    """Wrap a call in the context managers of `hooks`, the first one outermost.
 
-    async def finish(awaitable: Awaitable[object], stack: ExitStack) -> None:
-        with stack:
-            await awaitable
+    It is async, so that they are entered and left in a task of the handler's own.
+    """
 
-    def call_observed(event: Any) -> object:
+    async def call_observed(event: Any) -> None:
         with ExitStack() as stack:
             for hook in hooks:
                 manager = hook(event, handler)
@@ -280,9 +290,8 @@ def observed(
                         "decorate it with contextlib.contextmanager"
                     )
                 stack.enter_context(manager)
-            result = call(event)
-            if inspect.isawaitable(result):
-                return finish(result, stack.pop_all())
-        return None
+            result: Any = call(event)
+            if result is not None and must_await(result):
+                await result
 
     return call_observed

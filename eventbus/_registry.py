@@ -3,79 +3,78 @@
 
 - Adding and removing a subscription is O(1), under a lock; any thread may do it.
 - A route is built at the first publish after a change, O(handlers of that type), and read without
-  a lock, by `routes.get(type(event))`. Compiling the handlers is part of building it.
+  a lock, by `routes.get(type(event))`.
 - A type that nobody handles is found by `id(type(event)) in unhandled`, without a lock either.
+
+Every attribute of `Registry`, `_Entry` and `Subscription` that changes is changed under the
+registry's lock alone. Readers without it see a dict before or after a change, never between.
 """
 
-import logging
 import threading
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from types import TracebackType
 from typing import Any, Self
 
-from ._event import Event, check_event
-from ._failure import HandlerFailure
-from ._handler import (
-    CompiledHandler,
-    Handler,
-    Hook,
-    Route,
-    describe,
-    identity,
-    limited,
-    observed,
-)
-
-_logger = logging.getLogger(__name__.rpartition(".")[0])
-
-# The route of every type that nobody handles.
-_NOBODY = Route(Event, ())
+from ._event import Event, check_event, twin_of
+from ._failure import HandlerFailure, logger
+from ._handler import CompiledHandler, Handler, Hook, Route, describe, identity, limited, observed
 
 
-class _Handle(ABC):
+class _Handle:
     """What can be cancelled, by a call or at the end of a `with` block."""
 
     __slots__ = ()
 
-    @abstractmethod
     def cancel(self) -> None:
-        """Take back what returned this handle."""
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.cancel()
 
 
+class _Entry(CompiledHandler):
+    """A handler of one event type, for as long as anybody subscribes it.
+
+    It keeps what is learned of the handler, whatever else is subscribed meanwhile.
+    """
+
+    __slots__ = ("subscriptions",)
+
+    subscriptions: int  # how many have not been cancelled
+
+
 class Subscription(_Handle):
-    """One handler subscribed to one event type; `with bus.subscribe(...):` ends it at the end.
+    """One call of `subscribe`; `with bus.subscribe(...):` takes it back at the end.
+
+    The handler is called until its last subscription to the type is cancelled.
 
     Attributes:
         event_type: The exact type whose events the handler receives.
         handler: The description of the handler; `handler.callback` is what was subscribed.
     """
 
-    __slots__ = ("_registry", "event_type", "handler")
+    __slots__ = ("_entry", "_registry", "event_type", "handler")
 
-    def __init__(self, registry: "Registry", event_type: type[Event], handler: Handler) -> None:
+    def __init__(self, registry: "Registry", event_type: type[Event], entry: _Entry) -> None:
         self._registry = registry
+        self._entry: _Entry | None = entry
         self.event_type: type[Event] = event_type
-        self.handler: Handler = handler
+        self.handler: Handler = entry.handler
 
     def cancel(self) -> None:
-        """Unsubscribe the handler, from the next publish on; do nothing if that was done before.
+        """Take the subscription back, from the next publish on; do nothing if it was before.
 
         Any thread may call it. A publish under way still reaches the handler.
         """
-        self._registry.remove(self)
+        with self._registry.lock:
+            entry, self._entry = self._entry, None
+            if entry is not None:
+                entry.subscriptions -= 1
+                if entry.subscriptions == 0:
+                    self._registry.remove(self.event_type, entry)
 
     def __repr__(self) -> str:
         return f"<Subscription of {self.handler.name} to {self.event_type.__qualname__}>"
@@ -103,13 +102,13 @@ class Instrumentation(_Handle):
 class Registry:
     """The subscriptions and hooks of one bus."""
 
-    # - _subscriptions: by exact type, then by identity of the handler, in subscription order. No
-    #   type without a subscription is kept.
-    # - routes: types that have subscriptions, each route as new as the last change of its type.
-    #   Empty once closed.
+    # - _entries: by exact type, then by identity of the handler, in subscription order. No type
+    #   without a handler is kept.
+    # - routes: types that have handlers, each route as new as the last change of its type. Empty
+    #   once closed.
     # - unhandled: ids of living types that nobody handles, each with a weak reference that
     #   removes it with its type. Empty while hooks are installed, and once closed.
-    # - _lock: taken for every change of these. Reentrant, since a finalizer that cancels a
+    # - lock: taken for every change of these. Reentrant, since a finalizer that cancels a
     #   subscription, or a signal handler, may run at any point of the thread that holds it;
     #   hence `_changes`, by which building a route notices that it was overtaken.
 
@@ -120,83 +119,92 @@ class Registry:
     ) -> None:
         self._on_error = on_error
         self._handler_timeout = handler_timeout
-        self._lock = threading.RLock()
         self._changes = 0
-        self._subscriptions: dict[type[Event], dict[Hashable, Subscription]] = {}
+        self._entries: dict[type[Event], dict[Hashable, _Entry]] = {}
         self._hooks: tuple[Instrumentation, ...] = ()
         self._warned: weakref.WeakSet[type[Event]] = weakref.WeakSet()
+        self.lock = threading.RLock()
         self.routes: dict[type[Event], Route] = {}
         self.unhandled: dict[int, weakref.ref[type[Event]]] = {}
         self.closed: bool = False
 
     def add(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
-        """Subscribe a callback; return the subscription that it has already, if it has one."""
+        """Subscribe a callback; if it is subscribed already, it keeps its place."""
+        handler = describe(callback)
+        call = callback
+        if self._handler_timeout is not None:
+            call = limited(call, self._handler_timeout)
+        entry = _Entry(handler, call, self._on_error, handler.is_async)
+        entry.subscriptions = 0
         key = identity(callback)
-        subscription = Subscription(self, event_type, describe(callback))
-        with self._lock:
+        with self.lock:
             while True:
-                subscriptions = self._subscriptions.setdefault(event_type, {})
-                known = subscriptions.setdefault(key, subscription)
-                if known is not subscription:
-                    return known
-                if self._subscriptions.get(event_type) is subscriptions:
-                    break  # or else a finalizer has emptied and dropped it: again
-            self.unhandled.clear()
-            self._changed(event_type)
-        return subscription
+                entries = self._entries.setdefault(event_type, {})
+                known = entries.setdefault(key, entry)
+                # Unless a finalizer has taken either away in between: then again.
+                if self._entries.get(event_type) is entries and entries.get(key) is known:
+                    break
+            known.subscriptions += 1
+            if known is entry:
+                self.unhandled.clear()
+                self._changed(event_type)
+        return Subscription(self, event_type, known)
 
-    def find(
-        self, event_type: type[Event], callback: Callable[[Any], object]
-    ) -> Subscription | None:
-        """Return the subscription of a callback, or None."""
-        return self._subscriptions.get(event_type, {}).get(identity(callback))
+    def find(self, event_type: type[Event], callback: Callable[[Any], object]) -> _Entry | None:
+        """Return the entry of a callback, or None."""
+        return self._entries.get(event_type, {}).get(identity(callback))
 
-    def remove(self, subscription: Subscription) -> bool:
-        """Remove a subscription; return whether it was there."""
-        event_type, key = subscription.event_type, identity(subscription.handler.callback)
-        with self._lock:
-            subscriptions = self._subscriptions.get(event_type, {})
-            if subscriptions.get(key) is not subscription:
-                return False  # removed before; the key may be another subscription's by now
-            del subscriptions[key]
-            if not subscriptions:
-                emptied = self._subscriptions.pop(event_type, {})
+    def remove(self, event_type: type[Event], entry: _Entry) -> bool:
+        """Remove an entry, whatever subscriptions it has; return whether it was there."""
+        key = identity(entry.handler.callback)
+        with self.lock:
+            entries = self._entries.get(event_type, {})
+            if entries.get(key) is not entry:
+                return False  # removed before; the key may be another entry's by now
+            del entries[key]
+            if not entries:
+                emptied = self._entries.pop(event_type, {})
                 if emptied:  # not quite: a finalizer has subscribed meanwhile
-                    self._subscriptions[event_type] = emptied
+                    self._entries[event_type] = emptied
             self._changed(event_type)
-        return True
+            return True
+
+    def clear(self) -> None:
+        """Remove every entry."""
+        with self.lock:
+            self._entries.clear()
+            self._changed()
 
     def handlers(self, event_type: type[Event]) -> tuple[Handler, ...]:
         """Return the handlers of a type, in subscription order."""
-        with self._lock:
-            subscriptions = list(self._subscriptions.get(event_type, {}).values())
-        return tuple(subscription.handler for subscription in subscriptions)
+        with self.lock:
+            entries = list(self._entries.get(event_type, {}).values())
+        return tuple(entry.handler for entry in entries)
 
     def event_types(self) -> tuple[type[Event], ...]:
-        """Return the types that have subscriptions, in the order of their first one."""
-        with self._lock:
-            event_types = list(self._subscriptions)
-        return tuple(event_types)
+        """Return the types that have handlers, in the order of their first one."""
+        with self.lock:
+            return tuple(self._entries)
 
     def add_hook(self, hook: Hook) -> Instrumentation:
         """Install a hook inside those installed before."""
         call = observed(lambda _event: None, None, [hook])
-        if_unhandled = CompiledHandler(describe(hook, arguments=2), call, self._on_error)
+        if_unhandled = CompiledHandler(describe(hook, arguments=2), call, self._on_error, True)
         instrumentation = Instrumentation(self, hook, if_unhandled)
-        with self._lock:
+        with self.lock:
             self._hooks = (*self._hooks, instrumentation)
             self._changed()
         return instrumentation
 
     def remove_hook(self, instrumentation: Instrumentation) -> None:
         """Remove a hook, if it is there."""
-        with self._lock:
+        with self.lock:
             self._hooks = tuple(known for known in self._hooks if known is not instrumentation)
             self._changed()
 
     def close(self) -> None:
         """Have `find_route` refuse every event from now on."""
-        with self._lock:
+        with self.lock:
             self.closed = True
             self._changed()
 
@@ -214,36 +222,31 @@ class Registry:
         """
         check_event(event)
         event_type = type(event)
-        with self._lock:
+        with self.lock:
             self.check_open()
-            while True:
+            while (entries := self._entries.get(event_type)) is not None:
                 changes = self._changes
-                subscriptions = self._subscriptions.get(event_type)
-                if subscriptions is None:
-                    break
                 # The list is made in one go, whatever a finalizer does to the dict meanwhile.
-                compiled = [self._compile(known.handler) for known in list(subscriptions.values())]
-                route = self.routes[event_type] = Route(event_type, tuple(compiled))
+                route = Route(tuple(map(self._hooked, list(entries.values()))))
+                self.routes[event_type] = route
                 if changes == self._changes:
                     return route
                 self.routes.pop(event_type, None)
             hooks = self._hooks
             if not hooks:
-                self._remember_unhandled(event_type)
-            base = next(filter(self._subscriptions.__contains__, event_type.__mro__[1:]), None)
-            if event_type in self._warned:
-                base = None
-            elif base is not None:
-                self._warned.add(event_type)
-        if base is not None:
-            _logger.warning(
-                "nobody handles %s, but its base %s has handlers: events are delivered by exact "
-                "type, so subscribe to %s",
-                event_type.__qualname__,
-                base.__qualname__,
-                event_type.__qualname__,
-            )
-        return Route(event_type, tuple(known.if_unhandled for known in hooks)) if hooks else _NOBODY
+                key, unhandled = id(event_type), self.unhandled
+                unhandled[key] = weakref.ref(event_type, lambda _: unhandled.pop(key, None))
+                if event_type in self._entries:  # since a moment ago, by a signal handler
+                    unhandled.pop(key, None)
+        self.warn_of_twin(event_type)
+        self._warn_of_base(event_type)
+        return Route(tuple(known.if_unhandled for known in hooks))
+
+    def _hooked(self, entry: _Entry) -> CompiledHandler:
+        if not self._hooks:
+            return entry
+        call = observed(entry.call, entry.handler, [known.hook for known in self._hooks])
+        return CompiledHandler(entry.handler, call, self._on_error, True)
 
     def _changed(self, event_type: type[Event] | None = None) -> None:
         """Have the routes, or the route of that type, built anew."""
@@ -254,16 +257,28 @@ class Registry:
             self.routes.clear()
             self.unhandled.clear()
 
-    def _compile(self, handler: Handler) -> CompiledHandler:
-        call = handler.callback
-        if self._handler_timeout is not None:
-            call = limited(call, self._handler_timeout)
-        if self._hooks:
-            call = observed(call, handler, [known.hook for known in self._hooks])
-        return CompiledHandler(handler, call, self._on_error)
+    def twin_of(self, event_type: type[Event]) -> str:
+        """Return what to tell of a handled class of the same name, "" if there is none."""
+        return twin_of(event_type, self.event_types())
 
-    def _remember_unhandled(self, event_type: type[Event]) -> None:
-        key, unhandled = id(event_type), self.unhandled
-        unhandled[key] = weakref.ref(event_type, lambda _: unhandled.pop(key, None))
-        if event_type in self._subscriptions:  # since a moment ago, by a signal handler
-            unhandled.pop(key, None)
+    def warn_of_twin(self, event_type: type[Event]) -> None:
+        """Warn, once per type, if another class of its name has handlers, and it has none."""
+        if event_type not in self._entries and (twin := self.twin_of(event_type)):
+            self._warn(event_type, f"nobody handles this {event_type.__qualname__}, but {twin}")
+
+    def _warn_of_base(self, event_type: type[Event]) -> None:
+        base = next(filter(self._entries.__contains__, event_type.__mro__[1:]), None)
+        if base is not None:
+            self._warn(
+                event_type,
+                f"nobody handles {event_type.__qualname__}, but its base {base.__qualname__} has "
+                "handlers: events are delivered by exact type, so subscribe to "
+                f"{event_type.__qualname__}",
+            )
+
+    def _warn(self, event_type: type[Event], warning: str) -> None:
+        with self.lock:
+            if event_type in self._warned:
+                return
+            self._warned.add(event_type)
+        logger().warning(warning)

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The handler behind `EventBus.wait_for`: it resolves a future and unsubscribes."""
+"""The handler behind `EventBus.wait_for`: it resolves a future and unsubscribes.
+
+The future, and whatever else of a waiter changes, is touched on the loop of `wait_for` alone.
+Other threads and loops come through `call_soon_threadsafe`.
+"""
 
 from asyncio import CancelledError, Future, get_running_loop
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from ._delivery import running_loop
 from ._event import Event
 from ._handler import describe
 
@@ -16,54 +21,69 @@ class _Cancellable(Protocol):
 
 
 class EventWaiter(Generic[E]):
-    """Subscribed by `wait_for`; the future's done callback is what ends the subscription."""
+    """Subscribed by `wait_for`; the end of its future ends the subscription."""
 
     def __init__(self, where: Callable[[E], object] | None) -> None:
         if where is not None and describe(where).is_async:
             raise TypeError(f"where must be a plain function, got the async {where!r}")
-        try:
-            self._loop = get_running_loop()
-        except RuntimeError:
-            raise RuntimeError(
-                "wait_for needs a running event loop; call it in a coroutine"
-            ) from None
+        self.loop = running_loop("wait_for")
         self._where = where
-        self._future: Future[E] = self._loop.create_future()
+        self._future: Future[E] | None = None  # while it is pending
         self._subscription: _Cancellable | None = None
 
     def wait(self, subscription: _Cancellable) -> Future[E]:
-        """Return the future, which takes `subscription` back when it is done."""
+        """Return a future, which takes `subscription` back when it is done."""
+        future = self._future = self.loop.create_future()
         self._subscription = subscription
-        self._future.add_done_callback(self._stop)
-        return self._future
+        future.add_done_callback(self._stop)
+        return future
 
     def __call__(self, event: E) -> None:
-        """Take an event, published on any loop, to the loop of the future."""
-        if get_running_loop() is self._loop:
-            self._resolve(event)
+        """Resolve the future, on its loop, with an event that was published on any."""
+        self._on_loop(self._resolve, event)
+
+    def cancel(self) -> None:
+        """Cancel the future, on its loop: nothing can resolve it any more."""
+        self._on_loop(self._cancel)
+
+    def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
+        try:
+            here = get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is self.loop:
+            call(*arguments)
             return
         try:
-            self._loop.call_soon_threadsafe(self._resolve, event)
+            self.loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # that loop is closed: nobody waits any more
-            self._stop()
+            subscription = self._subscription
+            if subscription is not None:
+                subscription.cancel()
 
-    def _stop(self, _future: object = None) -> None:
-        """Unsubscribe, and break the reference cycles through subscription and future."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            subscription.cancel()
-            del self._future
+    def _cancel(self) -> None:
+        if self._future is not None:
+            self._future.cancel()
 
     def _resolve(self, event: E) -> None:
-        if self._subscription is None or self._future.done():
+        future = self._future
+        if future is None or future.done():
             return
         try:
             if self._where is not None and not self._where(event):
                 return
         except StopIteration as exc:  # which no future accepts
-            self._future.set_exception(RuntimeError(f"where raised {exc!r}"))
+            future.set_exception(RuntimeError(f"where raised {exc!r}"))
         except (Exception, CancelledError) as exc:
-            self._future.set_exception(exc)
+            future.set_exception(exc)
         else:
-            self._future.set_result(event)
+            future.set_result(event)
+        finally:
+            del future  # to which the exception's traceback leads
         self._stop()
+
+    def _stop(self, _future: object = None) -> None:
+        """Unsubscribe, and break the reference cycles through subscription and future."""
+        subscription, self._subscription, self._future = self._subscription, None, None
+        if subscription is not None:
+            subscription.cancel()

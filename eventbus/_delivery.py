@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: MIT
+"""One event through its handlers: `deliver` starts them, `run_handler` is the body of their tasks.
+
+An event's way: event -> route (its handlers, in order) -> `deliver` -> outcome.
+
+- Sync handlers are called in place, each in a context of its own. Async ones have a task each.
+- A `Publication` is an event whose handlers may still run. It is made with the first task, so
+  that an event with sync handlers alone has none.
+- `current` holds, in the context of a handler's task, its publication; the links from there to
+  the outermost publish are the chain, by which circles are found.
+- Whether somebody awaits the event, or the backlog has it, makes a difference in `Publication`.
+"""
+
+import sys
+from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from inspect import CORO_CREATED, getcoroutinestate
+from types import CoroutineType
+from typing import Any, Protocol
+
+from ._event import Event
+from ._failure import Chain, EventCycleError, report
+from ._handler import CompiledHandler, must_await
+
+# Whether a task can have its first step while it is made. Loosely typed, since `eager_start` is
+# unknown to the checkers of older interpreters.
+_EAGER = sys.version_info >= (3, 12)
+_EagerTask: Callable[..., Task[None]] = Task
+
+# What a handler may raise without ending anything but itself.
+_FAILURES = (Exception, CancelledError)
+
+# Tasks that start eagerly nest on the stack. At every so many levels of a chain the publisher takes
+# a trip through the loop first, and goes on with the loop's short stack.
+LEVELS_PER_TRIP = 8
+
+
+class Backlog(Protocol):
+    """Who has an event that nobody awaits."""
+
+    def finish(self, publication: "Publication") -> None:
+        """Take note that the last handler of an event has ended."""
+
+    def is_cut_short(self, target: CompiledHandler) -> bool:
+        """Return whether the end of the loop has cancelled a handler."""
+        ...
+
+
+class Publication:
+    """One event under way: its place in a chain, its running handlers, and whom to tell."""
+
+    # - parent: the level above; None once finished, lest contexts that live on keep a whole chain.
+    # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
+    #   outer levels that have finished meanwhile; `chain_to` does not.
+    # - running: the handlers that have not ended, with their tasks, of which these are the only
+    #   strong references; and tasks that may not end with their handlers. None before the first.
+    # - backlog: whom to tell of the end of the last one, or None if the event is awaited.
+    # - waiter: what the publisher awaits then.
+    # - stop: why the handlers were cancelled, if they were.
+    # `deliver` sets them: `__init__` would cost more than they do.
+    __slots__ = ("backlog", "depth", "event", "parent", "running", "stop", "waiter")
+
+    event: Event
+    parent: "Publication | None"
+    depth: int
+    running: dict[object, Task[None]] | None
+    backlog: Backlog | None
+    waiter: Future[None] | None
+    stop: BaseException | None
+
+    async def wait(self) -> None:
+        """Wait for the last handler; raise what the publisher, or the program, is to end with.
+
+        However often the publisher is cancelled meanwhile, each handler is once: passed on, the
+        next would cut through its clean-up.
+        """
+        while self.running:
+            self.waiter = Future(loop=get_running_loop())
+            try:
+                await self.waiter
+            except CancelledError as exc:
+                if self.stop is None:
+                    self.cancel(exc)
+        if self.stop is not None:
+            raise self.stop
+
+    def cancel(self, reason: BaseException) -> None:
+        """Cancel every running handler, unless they were before."""
+        before, self.stop = self.stop, reason
+        if before is None and self.running:
+            for task in dict.fromkeys(self.running.values()):
+                task.cancel()
+
+    def has_cancelled(self, target: CompiledHandler) -> bool:
+        """Return whether a handler is cancelled with its publisher, by the bus or the loop's end.
+
+        Any other cancellation is a failure of the handler.
+        """
+        if self.stop is not None:
+            return True
+        if self.backlog is not None:
+            return self.backlog.is_cut_short(target)
+        return self.waiter is not None and self.waiter.cancelled()
+
+    def failed(self, target: CompiledHandler, exc: BaseException, context: Context) -> None:
+        """Report a failed handler, or have the publisher raise what ends the program."""
+        fatal = _report(target, self.event, exc, context, chain_to(self))
+        if fatal is not None and self.depth and self.backlog is None:
+            self.cancel(fatal)
+        elif fatal is not None:  # nobody waits, but who runs the loop
+            get_running_loop().call_soon(_raise, fatal)
+
+    def ended(self, key: object) -> None:
+        """Take a handler off the running ones, and tell of the end of the last."""
+        if self.running is None or self.running.pop(key, None) is None or self.running:
+            return
+        if self.backlog is not None:
+            self.backlog.finish(self)
+        elif self.waiter is not None and not self.waiter.done():
+            try:  # `suppress` takes as long as all the rest
+                self.waiter.set_result(None)
+            except RuntimeError:  # the loop is closed, and its tasks are garbage-collected
+                pass
+
+    def task_ended(self, target: CompiledHandler, task: Task[None]) -> None:
+        """See to the end of a task, which its handler may not have seen."""
+        if self.running and target in self.running:
+            if task.cancelled() and not self.has_cancelled(target):
+                failure = CancelledError("cancelled before its first step")
+                self.failed(target, failure, copy_context())
+            self.ended(target)
+        self.ended(task)
+
+    def finish(self) -> None:
+        """Leave the chain: what has this in its context, and lives on, starts one of its own."""
+        self.depth = 0
+        self.parent = self.stop = None
+        del self.event
+
+
+current: ContextVar[Publication | None] = ContextVar("current", default=None)
+# Bound once: a method of an imported name would be looked up, and bound, at every call.
+get_current = current.get
+set_current = current.set
+_reset_current = current.reset
+
+
+def chain_to(level: Publication | None) -> Chain:
+    """Return the event types of the unfinished levels down to `level`, outermost first."""
+    chain: list[type[Event]] = []
+    while level is not None and level.depth:
+        chain.append(type(level.event))
+        level = level.parent
+    return tuple(reversed(chain))
+
+
+def check_depth(parent: Publication, event_type: type[Event], max_depth: int) -> None:
+    """Raise `EventCycleError` if the unfinished levels down to `parent` use up `max_depth`."""
+    if parent.depth >= max_depth and len(chain := chain_to(parent)) >= max_depth:
+        raise EventCycleError((*chain, event_type), max_depth)
+
+
+def running_loop(caller: str) -> AbstractEventLoop:
+    """Return the asyncio loop of this thread, or raise `RuntimeError`, naming the remedy."""
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{caller} needs a running asyncio event loop in this thread (trio's is none); from "
+            "another thread, call loop.call_soon_threadsafe(bus.publish_nowait, event)"
+        ) from None
+
+
+def starts_eagerly(loop: AbstractEventLoop) -> bool:
+    """Return whether a handler's task has its first step at once.
+
+    Otherwise the loop takes it, later: in Python 3.11, and whatever a task factory decides.
+    """
+    return _EAGER and loop.get_task_factory() is None
+
+
+def is_sync(handlers: tuple[CompiledHandler, ...]) -> bool:
+    """Return whether no handler needs a task, as far as is known."""
+    return not any(target.is_async for target in handlers)
+
+
+def deliver(
+    event: Event,
+    handlers: tuple[CompiledHandler, ...],
+    loop: AbstractEventLoop,
+    eager: bool,
+    parent: Publication | None,
+    backlog: Backlog | None,
+) -> Publication | None:
+    """Start handlers of an event in their order, in copies of the current context.
+
+    Args:
+        event: Whoever has published it.
+        handlers: Sync ones are called here, unless they could overtake tasks that the loop starts.
+        loop: The running loop.
+        eager: Whether tasks have their first step at once: `starts_eagerly(loop)`.
+        parent: The level above in the chain.
+        backlog: Whom to tell when the last handler has ended, if nobody awaits the event.
+
+    Returns:
+        What is under way, or None if no handler needed a task.
+    """
+    publication: Publication | None = None
+    in_place = eager or is_sync(handlers)
+    for target in handlers:
+        if in_place and not target.is_async:
+            context = copy_context()
+            try:
+                result = context.run(target.call, event)
+                if result is None or not must_await(result):
+                    continue
+                target = target.learn(result, context)
+            except BaseException as exc:
+                if publication is None:
+                    failed_in_place(target, event, exc, context, parent, backlog)
+                    continue
+                publication.failed(target, exc, context)
+                if publication.stop is None:
+                    continue
+                break
+        if publication is None:
+            in_place = eager
+            publication = Publication()
+            publication.event = event
+            publication.parent = parent
+            publication.depth = 1 if parent is None else parent.depth + 1
+            publication.backlog = backlog
+            publication.running = publication.waiter = publication.stop = None
+            token = set_current(publication)
+        if target.context is not None:
+            target.context.run(set_current, publication)
+        if eager:
+            body = run_handler(target, event, publication)
+            task = _EagerTask(
+                body, loop=loop, name=target.name, context=target.context, eager_start=True
+            )
+            if not task.done():
+                if publication.running is None:
+                    publication.running = {target: task}
+                else:
+                    publication.running[target] = task
+        else:
+            _schedule(loop, target, event, publication)
+        if publication.stop is not None:
+            break
+    if publication is not None and backlog is None:  # which has a context for each event
+        _reset_current(token)
+    return publication
+
+
+def failed_in_place(
+    target: CompiledHandler,
+    event: Event,
+    exc: BaseException,
+    context: Context,
+    parent: Publication | None,
+    backlog: Backlog | None = None,
+) -> None:
+    """Report a failed handler of an event that has no publication, as `Publication.failed`."""
+    fatal = _report(target, event, exc, context, (*chain_to(parent), type(event)))
+    if fatal is not None and backlog is None:
+        raise fatal
+    if fatal is not None:
+        get_running_loop().call_soon(_raise, fatal)
+
+
+def _report(
+    target: CompiledHandler, event: Event, exc: BaseException, context: Context, chain: Chain
+) -> BaseException | None:
+    """Report a failed handler; return what ends the program, if it or the report raises that."""
+    try:
+        if isinstance(exc, _FAILURES):
+            context.run(report, target, event, exc, chain)
+            return None
+    except BaseException as error:
+        return error
+    return exc
+
+
+def _raise(exc: BaseException) -> None:
+    raise exc
+
+
+def _schedule(
+    loop: AbstractEventLoop, target: CompiledHandler, event: Event, publication: Publication
+) -> None:
+    """Have the loop start a handler's task; if that cannot be made, the handler has failed."""
+    running = publication.running = publication.running or {}
+    body = run_handler(target, event, publication)
+    try:
+        if loop.get_task_factory() is None:
+            task = _ScheduledTask(body, loop=loop, name=target.name, context=target.context)
+            task.unbegun = partial(publication.task_ended, target)
+            running[target] = task
+            return
+        made = loop.create_task(body, name=target.name, context=target.context)
+    except Exception as exc:
+        body.close()
+        publication.failed(target, exc, copy_context())
+        return
+    if not made.done():
+        running[target] = running[made] = made  # the factory may have wrapped the handler
+        made.add_done_callback(partial(publication.task_ended, target))
+
+
+class _ScheduledTask(Task[None]):
+    """A task whose first step the loop takes; cancelled before that, it never gets to its body."""
+
+    __slots__ = ("unbegun",)
+
+    unbegun: Callable[[Task[None]], object]
+
+    def cancel(self, msg: Any = None) -> bool:
+        body: Any = self.get_coro()
+        if getcoroutinestate(body) == CORO_CREATED:
+            self.add_done_callback(self.unbegun)
+        return super().cancel(msg)
+
+
+async def run_handler(target: CompiledHandler, event: Event, publication: Publication) -> None:
+    """Run one handler to its end, as the body of its task; whatever it raises ends here."""
+    try:
+        result = target.call(event)
+        # The first test is the likely one, and spares the slow, exact second one.
+        if type(result) is CoroutineType or (result is not None and must_await(result)):
+            await result
+    except GeneratorExit:  # the loop is gone
+        raise
+    except BaseException as exc:
+        if isinstance(exc, CancelledError) and publication.has_cancelled(target):
+            raise
+        publication.failed(target, exc, copy_context())
+    finally:
+        if publication.running:
+            publication.ended(target)
