@@ -10,10 +10,9 @@ Everything here runs on the backlog's own loop, which is all the locking it need
 
 import asyncio
 import math
-import sys
 from asyncio import AbstractEventLoop, CancelledError
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Collection, Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
 from contextvars import Context
 
@@ -21,9 +20,7 @@ from ._delivery import Publication, deliver, get_current, is_sync, starts_eagerl
 from ._event import Event
 from ._failure import logger
 from ._handler import CompiledHandler
-
-# An event, the handlers of the moment when it was published, and a copy of its publisher's context.
-Accepted = tuple[Event, tuple[CompiledHandler, ...], Context]
+from ._loop_end import LoopEnd
 
 # Backlogs that are starting handlers or have unfinished ones. A bus may be dropped while its
 # handlers run, and a handler may wait for what nothing else refers to; neither is to be
@@ -36,11 +33,15 @@ _BATCH = 160
 # Seconds after which a `join` says for whom it waits; twice as many until it says so again.
 _PATIENCE = 10.0
 
+# Seconds that cancelled handlers have at least: turns of the loop, for a short clean-up.
+_GRACE = 0.01
+
 
 class Backlog:
     """Queued events and running handlers of one bus on one loop."""
 
-    # - queue: events to be handled.
+    # - queue: events, with the handlers of the moment when they were published, and a copy of the
+    #   publisher's context.
     # - scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
     #   has refused a callback; then the next event or `join` tries again.
     # - _delivering: whether handlers of an event are being started.
@@ -48,40 +49,16 @@ class Backlog:
     # - _joining: events whose handlers wait in `join`, which does not wait for them, and in how
     #   many calls of it.
     # - _idle: set when nothing is left that a `join` waits for; its waiters look again.
-    # - _cut_short, _is_ending, _watch: see `is_cut_short` and `_watch_loop`.
-    __slots__ = (
-        "_cut_short",
-        "_delivering",
-        "_idle",
-        "_is_ending",
-        "_joining",
-        "_loop",
-        "_running",
-        "_watch",
-        "queue",
-        "scheduled",
-    )
 
     def __init__(self, loop: AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
+        self.queue: deque[tuple[Event, tuple[CompiledHandler, ...], Context]] = deque()
+        self.scheduled: bool = False
         self._delivering = False
         self._running: set[Publication] = set()
         self._joining: Counter[Publication] = Counter()
         self._idle = asyncio.Event()
-        self._cut_short: list[str] = []
-        self._is_ending: bool | None = None
-        self._watch = self._watch_loop()
-        self.queue: deque[Accepted] = deque()
-        self.scheduled: bool = False
-        # The loop takes note of an async generator at its first step. It is to close it at its
-        # end, but not to make a task for it if the garbage collector comes first.
-        hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(finalizer=None)
-        try:
-            with suppress(StopIteration):
-                self._watch.__anext__().__await__().__next__()
-        finally:
-            sys.set_asyncgen_hooks(*hooks)
+        self.loop_end = LoopEnd(loop, lambda: str(self) if self.pending else "")
 
     @property
     def pending(self) -> int:
@@ -91,11 +68,11 @@ class Backlog:
     def schedule(self) -> None:
         """Have the loop drain the queue."""
         # In an empty context, lest one drain after the other keeps the first publisher's.
-        self._loop.call_soon(self._drain, context=Context())
+        self.loop.call_soon(self._drain, context=Context())
         self.scheduled = True
 
     def _drain(self) -> None:
-        loop, queue = self._loop, self.queue
+        loop, queue = self.loop, self.queue
         budget = _BATCH
         eager = starts_eagerly(loop)
         _busy.add(self)
@@ -110,9 +87,7 @@ class Backlog:
                 if publication.running:
                     self._running.add(publication)
                 else:
-                    publication.depth = 0
-                    if self._joining:
-                        self._joining.pop(publication, None)
+                    self._end(publication)
                 if not eager and queue and is_sync(queue[0][1]):
                     break  # it would overtake tasks of which the loop is to take the first step
         finally:
@@ -131,6 +106,10 @@ class Backlog:
             self._end(publication)
             self._wake_joiners()
 
+    def is_cut_short(self, target: CompiledHandler) -> bool:
+        """Return whether the end of the loop has cancelled a handler."""
+        return self.loop_end.has_cancelled(target.name)
+
     def _end(self, publication: Publication) -> None:
         publication.finish()
         if self._joining:  # a handler has finished, but not a task of its own that waits there
@@ -143,14 +122,13 @@ class Backlog:
             with suppress(RuntimeError):  # the loop is closed, and its tasks are garbage-collected
                 self._idle.set()
 
-    async def join(self, timeout: float | None = None) -> bool:
+    async def join(self, timeout: float = math.inf) -> bool:
         """Wait until all events are finished, in a handler all but those whose handlers join.
 
         Return whether they are, or `timeout` seconds have passed; say meanwhile for whom it waits.
         """
-        began, patience = self._loop.time(), _PATIENCE
-        reminder = began + patience
-        deadline = math.inf if timeout is None else began + timeout
+        began, patience = self.loop.time(), _PATIENCE
+        reminder, deadline = began + patience, began + timeout
         with self._standing_aside() as aside:
             while self.scheduled or self.queue or len(self._running) > len(aside):
                 if not self.scheduled and self.queue:
@@ -163,40 +141,55 @@ class Backlog:
                     if deadline <= reminder:
                         return False
                     waited = reminder - began
-                    logger().warning("still waiting, after %.0f seconds, for %s", waited, self)
+                    logger().warning("still waiting, after %.0f seconds: %s", waited, str(self))
                     patience *= 2
                     reminder += patience
         return True
 
-    async def cancel(self, timeout: float | None) -> None:
+    async def cancel(self, timeout: float) -> None:
         """Drop the queue, and cancel the handlers of every event but the calling handler's.
 
-        Wait for them, and name those that have not ended after `timeout` seconds.
+        Wait for them, even if cancelled meanwhile; name those that go on after `timeout` seconds.
         """
         if self.queue:
-            logger().error("closing the bus drops events: %s", _queued(self.queue))
+            logger().error("closing the bus drops events: %s", self._queued())
             self.queue.clear()
         own = self._calling_event()
-        if others := [publication for publication in self._running if publication is not own]:
-            names = _names(others)
+        others = [publication for publication in self._running if publication is not own]
+        if names := _names(others):
             logger().error("closing the bus cancels handlers that are still running: %s", names)
-            for publication in others:
-                publication.cancel(CancelledError())
-        in_time = await self.join(timeout)
-        left = [publication for publication in others if publication in self._running]
-        if left and not in_time:
-            names = _names(left)
+        for publication in others:
+            publication.cancel(CancelledError())
+        deadline = self.loop.time() + max(timeout, _GRACE)
+        interruption: CancelledError | None = None
+        in_time = False
+        while not in_time and self.loop.time() < deadline:
+            try:
+                in_time = await self.join(deadline - self.loop.time())
+            except CancelledError as exc:
+                interruption = exc
+        if names := _names(self._running.intersection(others)):
             logger().error("handlers ignore that they were cancelled, and are left: %s", names)
+        try:
+            if interruption is not None:
+                raise interruption
+        finally:
+            del interruption  # whose traceback leads here
 
     def __str__(self) -> str:
-        running = _names(self._running)
-        return f"{len(self._running)} running ({running}), {_queued(self.queue)}"
+        return f"{len(self._running)} running ({_names(self._running) or 'none'}), {self._queued()}"
+
+    def _queued(self) -> str:
+        """Return what waits in the queue: `3 queued (OrderPlaced x2, InvoiceIssued x1)`."""
+        names = Counter(type(event).__qualname__ for event, _, _ in self.queue)
+        listing = ", ".join(f"{name} x{count}" for name, count in names.items())
+        return f"{len(self.queue)} queued ({listing or 'none'})"
 
     @contextmanager
     def _standing_aside(self) -> Generator[Collection[Publication], None, None]:
         """Have `join` not wait for the event that the calling code handles.
 
-        Yield those that the caller need not wait for.
+        Yield the events that the caller need not wait for either.
         """
         own = self._calling_event()
         if own is None:
@@ -217,61 +210,22 @@ class Backlog:
         level = get_current()
         while level is not None and level.parent is not None:
             level = level.parent
-        if level is None or level.depth == 0 or level.backlog is not self:
-            return None
-        return level
-
-    # The end of the loop
-
-    async def _watch_loop(self) -> AsyncGenerator[None, None]:
-        """Tell, when the loop closes its async generators, or none is left, what it cuts short."""
-        try:
-            yield
-        finally:
-            if self._cut_short or self.pending:
-                logger().error(
-                    "the loop ends with publish_nowait work unfinished: cancelled %d handlers "
-                    "(%s), %s; await bus.aclose() before the loop ends",
-                    len(self._cut_short),
-                    ", ".join(sorted(self._cut_short)),
-                    self,
-                )
-
-    def is_cut_short(self, target: CompiledHandler) -> bool:
-        """Return whether the loop's end has cancelled a handler, and keep its name if so.
-
-        At its end a loop's tasks are cancelled all at once. (Looked at once a turn: there may be
-        many.) It does not end for all that? Then the handler is told of when it does.
-        """
-        if self._is_ending is None:
-            self._is_ending = all(task.cancelling() for task in asyncio.all_tasks(self._loop))
-            self._loop.call_soon(self._look_again)
-        if self._is_ending:
-            self._cut_short.append(target.name)
-        return self._is_ending
-
-    def _look_again(self) -> None:
-        self._is_ending = None
-
-
-def _queued(queue: Iterable[Accepted]) -> str:
-    """Return what waits in a queue: `3 queued (OrderPlaced x2, InvoiceIssued x1)`."""
-    names = Counter(type(event).__qualname__ for event, _, _ in queue)
-    listing = ", ".join(f"{name} x{count}" for name, count in names.items())
-    return f"{names.total()} queued ({listing or 'none'})"
+        return level if level is not None and level.depth and level.backlog is self else None
 
 
 def _names(publications: Iterable[Publication]) -> str:
     """Return the names of the handlers that have not ended."""
     tasks = {task for each in publications for task in (each.running or {}).values()}
-    running = [task.get_name() for task in tasks]
-    return ", ".join(sorted(running)) or "none"
+    return ", ".join(sorted(task.get_name() for task in tasks))
 
 
 def backlog_of(loop: AbstractEventLoop, backlogs: dict[AbstractEventLoop, Backlog]) -> Backlog:
     """Add and return a backlog for `loop`, the running one; forget those of closed loops."""
-    for busy in [busy for busy in list(_busy) if busy._loop.is_closed()]:
-        _busy.discard(busy)
+    backlog = backlogs[loop] = Backlog(loop)
     for closed in [loop for loop in list(backlogs) if loop.is_closed()]:
-        backlogs.pop(closed, None)
-    return backlogs.setdefault(loop, Backlog(loop))
+        if (lost := backlogs.pop(closed, None)) is not None:
+            lost.loop_end.tell()
+    for busy in [busy for busy in list(_busy) if busy.loop.is_closed()]:
+        _busy.discard(busy)
+        busy.loop_end.tell()
+    return backlog

@@ -12,13 +12,15 @@ An event's way: event -> route (by exact type) -> handlers -> outcome.
 """
 
 import asyncio
+import math
 from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
-from typing import Any, Protocol, Self, TypeVar, overload
+from typing import Any, Self, TypeVar
 
 from ._backlog import Backlog, backlog_of
+from ._checks import check_event_type
 from ._deferred import DeferredPublisher, Publisher
 from ._delivery import (
     LEVELS_PER_TRIP,
@@ -30,34 +32,20 @@ from ._delivery import (
     set_current,
     starts_eagerly,
 )
-from ._event import Event, check_event_type
+from ._event import Event
 from ._failure import HandlerFailure
 from ._handler import Handler, Hook, describe, must_await
+from ._on import Decorating
 from ._registry import Instrumentation, Registry, Subscription
 from ._wait import EventWaiter
 
 E = TypeVar("E", bound=Event)
-E1 = TypeVar("E1", bound=Event)
-E2 = TypeVar("E2", bound=Event)
-E3 = TypeVar("E3", bound=Event)
-E4 = TypeVar("E4", bound=Event)
-E5 = TypeVar("E5", bound=Event)
-E6 = TypeVar("E6", bound=Event)
-E7 = TypeVar("E7", bound=Event)
-E8 = TypeVar("E8", bound=Event)
-R = TypeVar("R")
 
 # Memory ends before; and a small integer is compared faster than `sys.maxsize`.
 _UNLIMITED = 2**30 - 1
 
 
-class _Decorator(Protocol[E]):
-    """What `on` returns: a decorator of functions that take such events."""
-
-    def __call__(self, handler: Callable[[E], R], /) -> Callable[[E], R]: ...
-
-
-class EventBus:
+class EventBus(Decorating):
     """Delivers events to the handlers subscribed to their exact type, all of them concurrently.
 
     A bus belongs to no loop: it may be made anywhere and serve several loops, in several
@@ -159,70 +147,6 @@ class EventBus:
         for waiter in waiters:
             waiter.cancel()
 
-    @overload
-    def on(self, a: type[E1], /) -> _Decorator[E1]: ...
-    @overload
-    def on(self, a: type[E1], b: type[E2], /) -> _Decorator[E1 | E2]: ...
-    @overload
-    def on(self, a: type[E1], b: type[E2], c: type[E3], /) -> _Decorator[E1 | E2 | E3]: ...
-    @overload
-    def on(
-        self, a: type[E1], b: type[E2], c: type[E3], d: type[E4], /
-    ) -> _Decorator[E1 | E2 | E3 | E4]: ...
-    @overload
-    def on(
-        self, a: type[E1], b: type[E2], c: type[E3], d: type[E4], e: type[E5], /
-    ) -> _Decorator[E1 | E2 | E3 | E4 | E5]: ...
-    @overload
-    def on(
-        self, a: type[E1], b: type[E2], c: type[E3], d: type[E4], e: type[E5], f: type[E6], /
-    ) -> _Decorator[E1 | E2 | E3 | E4 | E5 | E6]: ...
-    @overload
-    def on(
-        self,
-        a: type[E1],
-        b: type[E2],
-        c: type[E3],
-        d: type[E4],
-        e: type[E5],
-        f: type[E6],
-        g: type[E7],
-        /,
-    ) -> _Decorator[E1 | E2 | E3 | E4 | E5 | E6 | E7]: ...
-    @overload
-    def on(
-        self,
-        a: type[E1],
-        b: type[E2],
-        c: type[E3],
-        d: type[E4],
-        e: type[E5],
-        f: type[E6],
-        g: type[E7],
-        h: type[E8],
-        /,
-    ) -> _Decorator[E1 | E2 | E3 | E4 | E5 | E6 | E7 | E8]: ...
-    @overload
-    def on(self, *event_types: type[E]) -> _Decorator[E]: ...
-
-    def on(self, *event_types: type[Any]) -> _Decorator[Any]:
-        """Subscribe the decorated function to these types, and return it unchanged.
-
-        Raises:
-            TypeError: There is no event type, or what `subscribe` refuses.
-        """
-        if not event_types:
-            raise TypeError("on() needs at least one event type, as in @bus.on(OrderPlaced)")
-        for event_type in event_types:
-            check_event_type(event_type)
-
-        def decorate(handler: Callable[[Any], R]) -> Callable[[Any], R]:
-            for event_type in event_types:
-                self.subscribe(event_type, handler)
-            return handler
-
-        return decorate
-
     def handlers(self, event_type: type[Event]) -> tuple[Handler, ...]:
         """Return the handlers subscribed to exactly this type, in delivery order.
 
@@ -297,7 +221,7 @@ class EventBus:
                     if result is None or not must_await(result):
                         continue
                 except BaseException as exc:
-                    failed_in_place(target, event, exc, context, parent)
+                    failed_in_place(target, event, exc, context, parent, None)
                     continue
                 route.in_place = False  # it is async after all
                 rest = handlers[handlers.index(target) + 1 :]
@@ -413,8 +337,8 @@ class EventBus:
 
         Futures of `wait_for` that are pending on this loop are cancelled then. Closing twice is
         fine. Work of other loops that was accepted before goes on. Cancelled while it waits for
-        work, it cancels nothing and leaves the bus open; cancelled later, it does not wait for
-        the handlers that it has cancelled.
+        work, it cancels nothing and leaves the bus open; cancelled later, it ends in time all the
+        same, and then raises.
 
         Args:
             timeout: Seconds to wait; then the handlers still running and the events still
@@ -424,6 +348,8 @@ class EventBus:
         """
         loop = get_running_loop()
         backlog = self._backlogs.get(loop)
+        if timeout is None:
+            timeout = math.inf
         in_time = backlog is None or await backlog.join(timeout)
         self._registry.close()
         for waiter in self._waiters():

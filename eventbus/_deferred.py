@@ -6,7 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
 
-from ._event import Event, check_event
+from ._checks import check_event
+from ._event import Event
 from ._failure import logger
 
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """One event through its handlers: `deliver` starts them, `run_handler` is the body of their tasks.
 
-An event's way: event -> route (its handlers, in order) -> `deliver` -> outcome.
-
 - Sync handlers are called in place, each in a context of its own. Async ones have a task each.
 - A `Publication` is an event whose handlers may still run. It is made with the first task, so
   that an event with sync handlers alone has none.
@@ -261,9 +259,9 @@ def failed_in_place(
     exc: BaseException,
     context: Context,
     parent: Publication | None,
-    backlog: Backlog | None = None,
+    backlog: Backlog | None,
 ) -> None:
-    """Report a failed handler of an event that has no publication, as `Publication.failed`."""
+    """See to a failed handler of an event that has no publication, as `Publication.failed`."""
     fatal = _report(target, event, exc, context, (*chain_to(parent), type(event)))
     if fatal is not None and backlog is None:
         raise fatal

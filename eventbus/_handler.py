@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a callable is: whether it can handle an event, whether it is async, its name and place.
+"""What a callable is: whether it is async, its name and place; hooks and time limit around it.
 
 All of it is found out once, at subscription. `Handler` is the description that users see;
 `CompiledHandler` is what a route holds: the call to make, hooks and time limit wrapped in.
@@ -7,9 +7,7 @@ All of it is found out once, at subscription. `Handler` is the description that 
 
 import asyncio
 import functools
-import importlib
 import inspect
-import sys
 import types
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -17,14 +15,8 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
+from ._checks import check_callable
 from ._event import Event
-
-_signature = functools.partial(inspect.signature, follow_wrapped=False)
-if sys.version_info >= (3, 14):
-    # Annotations are of no interest here, and evaluating them can fail. (Imported by name, since
-    # the checkers of older interpreters do not know the module.)
-    _format = importlib.import_module("annotationlib").Format.STRING
-    _signature = functools.partial(_signature, annotation_format=_format)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -68,20 +60,13 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
     named = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
     module = getattr(named, "__module__", None)
     name = f"{module}.{named.__qualname__}" if isinstance(module, str) else named.__qualname__
-    # The mock of a function has a mock for its code.
-    kinds = [
-        kind
-        for kind in _candidates(target)
-        if isinstance(getattr(getattr(kind, "__code__", None), "co_flags", 0), int)
-    ]
+    kinds = [kind for kind in _candidates(target) if _is_inspectable(kind)]
     if any(inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
         remedy = "decorate it with contextlib.contextmanager"
         if arguments == 1:
             remedy = "remove the yield"
         raise TypeError(f"{name} is a generator function, whose body would never run; {remedy}")
-    if not _plainly_takes(callback, arguments):
-        _check_kind(callback, name)
-        _check_signature(callback, name, arguments)
+    check_callable(callback, name, arguments)
     return Handler(callback, name, is_async=any(map(inspect.iscoroutinefunction, kinds)))
 
 
@@ -106,85 +91,15 @@ def _candidates(target: Any) -> list[Any]:
     return [target, getattr(type(target), "__call__", None)]
 
 
+def _is_inspectable(target: object) -> bool:
+    """Return whether `inspect` may look at it: the mock of a function has a mock for its code."""
+    return isinstance(getattr(getattr(target, "__code__", None), "co_flags", 0), int)
+
+
 def _without_partials(callback: Any) -> Any:
     while isinstance(callback, functools.partial):
         callback = callback.func
     return callback
-
-
-def _plainly_takes(callback: Callable[..., object], arguments: int) -> bool:
-    """Return True for a plain function with fitting parameters: most are, and `inspect` is slow."""
-    function: Any = callback
-    if isinstance(callback, types.MethodType):
-        function = callback.__func__
-        arguments += 1
-    if type(function) is not types.FunctionType:
-        return False
-    code = function.__code__
-    required = code.co_argcount - len(function.__defaults__ or ())
-    return (
-        required <= arguments <= code.co_argcount
-        and code.co_kwonlyargcount == len(function.__kwdefaults__ or ())
-        and (function is not callback or code.co_varnames[0] != "self")
-    )
-
-
-def _check_kind(callback: Any, name: str) -> None:
-    """Raise `TypeError`, with the remedy, for what is no handler though it may be callable."""
-    if inspect.iscoroutine(callback):
-        callback.close()  # or else Python would complain of it as well
-        problem = "a coroutine object; pass the function itself, without calling it"
-    elif isinstance(callback, classmethod | staticmethod):
-        kind = type(callback).__name__
-        problem = (
-            f"a {kind} object; subscribe it outside of the class, as an attribute of the class"
-        )
-    elif not callable(callback):
-        raise TypeError(
-            f"expected a callable, got {callback!r}; pass the function itself, without calling it"
-        )
-    elif isinstance(callback, type) and any("__call__" in vars(cls) for cls in callback.__mro__):
-        problem = f"a class whose instances are callable; pass one: {callback.__name__}(...)"
-    elif _lacks_self(callback):
-        problem = (
-            f"a method without its object; subscribe instance.{callback.__name__}, in __init__ or "
-            "where the instance is made"
-        )
-    else:
-        return
-    raise TypeError(f"{name} is {problem}")
-
-
-def _lacks_self(callback: Any) -> bool:
-    """Return whether it was defined in a class, and waits for the object as its first argument."""
-    function = callback
-    # A decorator's wrapper that takes *args, or is not written in Python, is what it wraps.
-    while type(function) is not types.FunctionType or function.__code__.co_argcount == 0:
-        function = getattr(function, "__wrapped__", None)
-        if function is None or isinstance(function, types.MethodType):
-            return False
-    owner = str(getattr(callback, "__qualname__", "")).rpartition(".")[0].rpartition(".")[2]
-    return function.__code__.co_varnames[0] == "self" and owner not in ("", "<locals>")
-
-
-def _check_signature(callback: Callable[..., object], name: str, arguments: int) -> None:
-    try:
-        signature = _signature(callback)
-    except (TypeError, ValueError):  # some builtins have none; the first call will tell
-        return
-    try:
-        signature.bind(*[None] * arguments)
-    except TypeError as error:
-        kinds = [parameter.kind for parameter in signature.parameters.values()]
-        remedy = "give the other parameters defaults, or bind them with functools.partial"
-        if len(kinds) < arguments:
-            remedy = f"give it {arguments} parameter{'s' * (arguments > 1)}"
-        elif kinds[0] is inspect.Parameter.KEYWORD_ONLY:
-            remedy = "the event is passed by position: remove the * before its parameter"
-        raise TypeError(
-            f"{name}{signature} cannot be called with {arguments} positional "
-            f"argument{'s' * (arguments > 1)} ({error}); {remedy}"
-        ) from None
 
 
 Hook = Callable[[Event, Handler | None], AbstractContextManager[object]]

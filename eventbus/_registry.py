@@ -15,7 +15,8 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Self
 
-from ._event import Event, check_event, twin_of
+from ._checks import check_event, twin_of
+from ._event import Event
 from ._failure import HandlerFailure, logger
 from ._handler import CompiledHandler, Handler, Hook, Route, describe, identity, limited, observed
 
