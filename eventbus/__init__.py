@@ -13,7 +13,7 @@ from ._deferred import Publisher
 from ._event import Event
 from ._failure import EventCycleError, HandlerFailure
 from ._handler import Handler
-from ._registry import Subscription
+from ._subscription import Subscription
 
 __all__ = [
     "Event",

@@ -87,7 +87,9 @@ class Backlog:
                 if publication.running:
                     self._running.add(publication)
                 else:
-                    self._end(publication)
+                    publication.finish()
+                    if self._joining:  # a task of a handler waits there, though it has finished
+                        self._joining.pop(publication, None)
                 if not eager and queue and is_sync(queue[0][1]):
                     break  # it would overtake tasks of which the loop is to take the first step
         finally:
@@ -103,17 +105,13 @@ class Backlog:
         """Take note that the last handler of an event has ended."""
         if publication in self._running:  # or else it is being delivered, and `_drain` sees to it
             self._running.remove(publication)
-            self._end(publication)
+            self._joining.pop(publication, None)
+            publication.finish()
             self._wake_joiners()
 
     def is_cut_short(self, target: CompiledHandler) -> bool:
         """Return whether the end of the loop has cancelled a handler."""
         return self.loop_end.has_cancelled(target.name)
-
-    def _end(self, publication: Publication) -> None:
-        publication.finish()
-        if self._joining:  # a handler has finished, but not a task of its own that waits there
-            self._joining.pop(publication, None)
 
     def _wake_joiners(self) -> None:
         if not self._running and not self._delivering:

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: MIT
 """EventBus: the public face of registry, delivery and backlog.
 
-An event's way: event -> route (by exact type) -> handlers -> outcome.
-
-- `publish` has `deliver` start the handlers, and waits for those that run.
-- `publish_nowait` leaves the event and its route to the backlog of the running loop, which has
-  `deliver` start the handlers, and waits for nobody.
-- Who handles what is the registry's; an event under way keeps the route it started with.
+An event's way: event -> route (by exact type) -> handlers -> outcome. `publish` has `deliver` start
+the handlers of the route, and waits for those that run. `publish_nowait` leaves them to the backlog
+of the running loop, which does the same, but for waiting.
 
 `_backlogs` is the one attribute that changes; each loop's thread adds its own key, atomically.
 """
@@ -17,10 +14,10 @@ from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from ._backlog import Backlog, backlog_of
-from ._checks import check_event_type
+from ._checks import check_event_type, running_loop
 from ._deferred import DeferredPublisher, Publisher
 from ._delivery import (
     LEVELS_PER_TRIP,
@@ -28,16 +25,17 @@ from ._delivery import (
     deliver,
     failed_in_place,
     get_current,
-    running_loop,
     set_current,
     starts_eagerly,
 )
 from ._event import Event
 from ._failure import HandlerFailure
-from ._handler import Handler, Hook, describe, must_await
+from ._handler import Handler, describe, must_await
 from ._on import Decorating
-from ._registry import Instrumentation, Registry, Subscription
+from ._registry import Registry
+from ._subscription import Instrumentation, Subscription
 from ._wait import EventWaiter
+from ._wrapping import Hook
 
 E = TypeVar("E", bound=Event)
 
@@ -48,19 +46,17 @@ _UNLIMITED = 2**30 - 1
 class EventBus(Decorating):
     """Delivers events to the handlers subscribed to their exact type, all of them concurrently.
 
-    A bus belongs to no loop: it may be made anywhere and serve several loops, in several
-    threads, each with its own pending work. `async with EventBus() as bus:` closes it at the
-    end, as `aclose()` does, and raises `RuntimeError` on a closed one.
+    A bus belongs to no loop: it may be made anywhere and serve several, in several threads, each
+    with its own pending work. `async with EventBus() as bus:` closes it at the end, as `aclose()`
+    does, and raises `RuntimeError` on a closed one.
 
     Args:
         on_error: Called with a `HandlerFailure` after a handler's failure was logged, in the
             context of the handler. A plain function; what it raises is logged.
         handler_timeout: Seconds that an async handler may run; then it is cancelled and has
-            failed with a `TimeoutError`. None sets no limit.
-        max_depth: Levels that a chain of awaited publishes may have, at least 1. None sets no
-            limit.
-        max_pending: Events of one loop that `publish_nowait` accepts before they are finished,
-            at least 1. None sets no limit.
+            failed with a `TimeoutError`. None sets no limit, here and below.
+        max_depth: Levels that a chain of awaited publishes may have, at least 1.
+        max_pending: Unfinished events of one loop that `publish_nowait` accepts, at least 1.
 
     Raises:
         TypeError: `on_error` cannot be called with one argument, or is async.
@@ -114,8 +110,7 @@ class EventBus(Decorating):
                 returns is awaited if it is awaitable, and ignored otherwise.
 
         Raises:
-            TypeError: `event_type` is not a subclass of `Event`; or `handler` is not callable,
-                cannot take one positional argument, lacks its object, or is a generator function.
+            TypeError: `event_type` is no subclass of `Event`, or `handler` cannot handle an event.
         """
         check_event_type(event_type)
         return self._registry.add(event_type, handler)
@@ -142,10 +137,9 @@ class EventBus(Decorating):
         What `publish_nowait` has accepted still runs. Futures of `wait_for` are cancelled, each
         on its loop. Hooks stay.
         """
-        waiters = self._waiters()
-        self._registry.clear()
-        for waiter in waiters:
-            waiter.cancel()
+        for handler in self._registry.clear():
+            if isinstance(handler.callback, EventWaiter):
+                handler.callback.cancel()
 
     def handlers(self, event_type: type[Event]) -> tuple[Handler, ...]:
         """Return the handlers subscribed to exactly this type, in delivery order.
@@ -166,10 +160,8 @@ class EventBus(Decorating):
         It is entered before the handler and left after it, with its exception, in the handler's
         own task and context: meanwhile sync handlers have a task each, too. For an event that
         nobody handles it is entered once, with None as handler. Of several hooks the first one is
-        outermost. A hook that raises is a failure of that run.
-
-        Returns:
-            A handle: `.cancel()` removes the hook, and so does the end of a `with` block.
+        outermost. A hook that raises is a failure of that run. The handle that is returned removes
+        the hook, by `.cancel()` or at the end of a `with` block.
 
         Raises:
             TypeError: `hook` cannot be called with two positional arguments, or is async.
@@ -189,10 +181,9 @@ class EventBus(Decorating):
         ones each in their own task. A handler that fails is logged and reported to `on_error`;
         neither the publisher nor another handler sees its exception.
 
-        If the publisher is cancelled, the handlers still running are cancelled, once, and
-        awaited, and `CancelledError` is raised, whatever they do and however often it is
-        cancelled. `KeyboardInterrupt` and `SystemExit` of a handler are raised after the other
-        handlers were cancelled and awaited in the same way.
+        If the publisher is cancelled, however often, the handlers still running are cancelled once
+        and awaited, and `CancelledError` is raised, whatever they do. `KeyboardInterrupt` and
+        `SystemExit` of a handler are raised when the others were cancelled and awaited likewise.
 
         Raises:
             TypeError: `event` is not an instance of a subclass of `Event`.
@@ -212,8 +203,8 @@ class EventBus(Decorating):
                 await asyncio.sleep(0)
         handlers = route.handlers
         if route.in_place:
-            # Sync handlers alone, as most events have: `deliver` would do, but its call takes as
-            # long as that of a short handler. So here is written out what it does with them.
+            # Sync handlers alone, as most events have: what `deliver` does with them is written
+            # out, since the call would take a sixth of it all.
             for target in handlers:
                 context = copy_context()
                 try:
@@ -299,10 +290,10 @@ class EventBus(Decorating):
     def deferred(self) -> AbstractAsyncContextManager[Publisher]:
         """Return a context manager whose publisher records events, and publishes them at its end.
 
-        When the block ends without an exception, they are published in order: those of
-        `publish` awaited one after the other, those of `publish_nowait` scheduled in their
-        place. On an exception, cancellation included, they are dropped. A cancellation while
-        they are being published drops the rest, and logs which. Publish after commit::
+        When the block ends without an exception, they are published in order: those of `publish`
+        awaited one after the other, those of `publish_nowait` scheduled in their place. On an
+        exception, cancellation included, they are dropped; on one while they are being published,
+        the rest is, and logged. Publish after commit::
 
             async with bus.deferred() as events, session.begin():
                 ...
@@ -352,17 +343,11 @@ class EventBus(Decorating):
             timeout = math.inf
         in_time = backlog is None or await backlog.join(timeout)
         self._registry.close()
-        for waiter in self._waiters():
-            if waiter.loop is loop:
-                waiter.cancel()
+        for handler in [each for kind in self.event_types() for each in self.handlers(kind)]:
+            if isinstance(handler.callback, EventWaiter):
+                handler.callback.cancel_on(loop)
         if backlog is not None and not in_time:
             await backlog.cancel(timeout)
-
-    def _waiters(self) -> list[EventWaiter[Any]]:
-        """Return what `wait_for` has subscribed."""
-        handlers = [each for kind in self.event_types() for each in self.handlers(kind)]
-        callbacks = [handler.callback for handler in handlers]
-        return [callback for callback in callbacks if isinstance(callback, EventWaiter)]
 
     async def __aenter__(self) -> Self:
         self._registry.check_open()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is refused, and what to do instead: the remedies for what is no event, and no handler.
+"""What is refused, and what to do instead: what is no event, no handler, or has no loop.
 
 None of it is on the way of an event; a check that is passed costs little, even at subscription.
 """
@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 import types
+from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable, Iterable
 from typing import Any, Union, get_origin
 
@@ -176,4 +177,15 @@ def _check_signature(callback: Callable[..., object], name: str, arguments: int)
         raise TypeError(
             f"{name}{signature} cannot be called with {arguments} positional "
             f"argument{'s' * (arguments > 1)} ({error}); {remedy}"
+        ) from None
+
+
+def running_loop(caller: str) -> AbstractEventLoop:
+    """Return the asyncio loop of this thread, or raise `RuntimeError`, naming the remedy."""
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{caller} needs a running asyncio event loop in this thread (trio's is none); from "
+            "another thread, call loop.call_soon_threadsafe(bus.publish_nowait, event)"
         ) from None

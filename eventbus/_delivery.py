@@ -35,37 +35,33 @@ _FAILURES = (Exception, CancelledError)
 LEVELS_PER_TRIP = 8
 
 
-class Backlog(Protocol):
+class _Backlog(Protocol):
     """Who has an event that nobody awaits."""
 
-    def finish(self, publication: "Publication") -> None:
-        """Take note that the last handler of an event has ended."""
-
-    def is_cut_short(self, target: CompiledHandler) -> bool:
-        """Return whether the end of the loop has cancelled a handler."""
-        ...
+    def finish(self, publication: "Publication") -> None: ...
+    def is_cut_short(self, target: CompiledHandler) -> bool: ...
 
 
 class Publication:
     """One event under way: its place in a chain, its running handlers, and whom to tell."""
 
-    # - parent: the level above; None once finished, lest contexts that live on keep a whole chain.
-    # - depth: levels of the chain down to here, 1 for the outermost; 0 once finished. May count
-    #   outer levels that have finished meanwhile; `chain_to` does not.
-    # - running: the handlers that have not ended, with their tasks, of which these are the only
-    #   strong references; and tasks that may not end with their handlers. None before the first.
-    # - backlog: whom to tell of the end of the last one, or None if the event is awaited.
-    # - waiter: what the publisher awaits then.
-    # - stop: why the handlers were cancelled, if they were.
-    # `deliver` sets them: `__init__` would cost more than they do.
     __slots__ = ("backlog", "depth", "event", "parent", "running", "stop", "waiter")
 
+    # `deliver` sets them: `__init__` would cost more than they do.
     event: Event
+    # The level above; None once finished, lest contexts that live on keep a whole chain.
     parent: "Publication | None"
+    # Levels of the chain down to here, 1 for the outermost; 0 once finished. May count outer levels
+    # that have finished meanwhile; `chain_to` does not.
     depth: int
+    # The handlers that have not ended, with the only strong references to their tasks; and tasks
+    # that may outlive their handlers. None before the first.
     running: dict[object, Task[None]] | None
-    backlog: Backlog | None
+    # Whom to tell of the end of the last one; None if the event is awaited.
+    backlog: _Backlog | None
+    # What the publisher awaits then.
     waiter: Future[None] | None
+    # Why the handlers were cancelled, if they were.
     stop: BaseException | None
 
     async def wait(self) -> None:
@@ -160,17 +156,6 @@ def check_depth(parent: Publication, event_type: type[Event], max_depth: int) ->
         raise EventCycleError((*chain, event_type), max_depth)
 
 
-def running_loop(caller: str) -> AbstractEventLoop:
-    """Return the asyncio loop of this thread, or raise `RuntimeError`, naming the remedy."""
-    try:
-        return get_running_loop()
-    except RuntimeError:
-        raise RuntimeError(
-            f"{caller} needs a running asyncio event loop in this thread (trio's is none); from "
-            "another thread, call loop.call_soon_threadsafe(bus.publish_nowait, event)"
-        ) from None
-
-
 def starts_eagerly(loop: AbstractEventLoop) -> bool:
     """Return whether a handler's task has its first step at once.
 
@@ -190,24 +175,21 @@ def deliver(
     loop: AbstractEventLoop,
     eager: bool,
     parent: Publication | None,
-    backlog: Backlog | None,
+    backlog: _Backlog | None,
 ) -> Publication | None:
     """Start handlers of an event in their order, in copies of the current context.
 
-    Args:
-        event: Whoever has published it.
-        handlers: Sync ones are called here, unless they could overtake tasks that the loop starts.
-        loop: The running loop.
-        eager: Whether tasks have their first step at once: `starts_eagerly(loop)`.
-        parent: The level above in the chain.
-        backlog: Whom to tell when the last handler has ended, if nobody awaits the event.
+    Sync ones are called here, unless they could overtake tasks of which the loop takes the first
+    step: unless `eager`, that is `starts_eagerly(loop)`. `parent` is the level above in the chain,
+    and `backlog` whom to tell when the last handler has ended, if nobody awaits the event.
 
-    Returns:
-        What is under way, or None if no handler needed a task.
+    Returns what is under way, or None if no handler needed a task.
     """
     publication: Publication | None = None
     in_place = eager or is_sync(handlers)
     for target in handlers:
+        if publication is not None and publication.stop is not None:
+            break
         if in_place and not target.is_async:
             context = copy_context()
             try:
@@ -216,13 +198,11 @@ def deliver(
                     continue
                 target = target.learn(result, context)
             except BaseException as exc:
-                if publication is None:
+                if publication is not None:
+                    publication.failed(target, exc, context)
+                else:
                     failed_in_place(target, event, exc, context, parent, backlog)
-                    continue
-                publication.failed(target, exc, context)
-                if publication.stop is None:
-                    continue
-                break
+                continue
         if publication is None:
             in_place = eager
             publication = Publication()
@@ -234,20 +214,18 @@ def deliver(
             token = set_current(publication)
         if target.context is not None:
             target.context.run(set_current, publication)
-        if eager:
-            body = run_handler(target, event, publication)
-            task = _EagerTask(
-                body, loop=loop, name=target.name, context=target.context, eager_start=True
-            )
-            if not task.done():
-                if publication.running is None:
-                    publication.running = {target: task}
-                else:
-                    publication.running[target] = task
-        else:
+        if not eager:
             _schedule(loop, target, event, publication)
-        if publication.stop is not None:
-            break
+            continue
+        body = run_handler(target, event, publication)
+        task = _EagerTask(
+            body, loop=loop, name=target.name, context=target.context, eager_start=True
+        )
+        if not task.done():
+            if publication.running is None:
+                publication.running = {target: task}
+            else:
+                publication.running[target] = task
     if publication is not None and backlog is None:  # which has a context for each event
         _reset_current(token)
     return publication
@@ -259,7 +237,7 @@ def failed_in_place(
     exc: BaseException,
     context: Context,
     parent: Publication | None,
-    backlog: Backlog | None,
+    backlog: _Backlog | None,
 ) -> None:
     """See to a failed handler of an event that has no publication, as `Publication.failed`."""
     fatal = _report(target, event, exc, context, (*chain_to(parent), type(event)))

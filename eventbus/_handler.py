@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""What a callable is: whether it is async, its name and place; hooks and time limit around it.
+"""What a callable is: whether it is async, its name and place.
 
 All of it is found out once, at subscription. `Handler` is the description that users see;
-`CompiledHandler` is what a route holds: the call to make, hooks and time limit wrapped in.
+`CompiledHandler` is what a route holds: the call to make, and all that it needs.
 """
 
-import asyncio
 import functools
 import inspect
 import types
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
 from ._checks import check_callable
-from ._event import Event
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -102,9 +99,6 @@ def _without_partials(callback: Any) -> Any:
     return callback
 
 
-Hook = Callable[[Event, Handler | None], AbstractContextManager[object]]
-
-
 class CompiledHandler:
     """A handler as a route holds it: what to call, and all that the call needs to know."""
 
@@ -159,54 +153,3 @@ def must_await(result: Any) -> bool:
             "it, in the handler"
         )
     return False
-
-
-def limited(call: Callable[[Any], object], seconds: float) -> Callable[[Any], object]:
-    """Wrap a call so that what it awaits is cancelled after `seconds`, as a `TimeoutError`."""
-
-    def overrun() -> TimeoutError:
-        return TimeoutError(f"still running after handler_timeout={seconds} seconds")
-
-    async def limit(awaitable: Awaitable[object]) -> None:
-        # However the handler takes its cancellation, swallowing it included, it has overrun.
-        scope = asyncio.timeout(seconds)
-        try:
-            async with scope:
-                await awaitable
-        except (Exception, asyncio.CancelledError) as exc:
-            if scope.expired():
-                raise overrun() from exc
-            raise
-        if scope.expired():
-            raise overrun()
-
-    def call_limited(event: Any) -> object:
-        result = call(event)
-        return limit(result) if inspect.isawaitable(result) else result
-
-    return call_limited
-
-
-def observed(
-    call: Callable[[Any], object], handler: Handler | None, hooks: Sequence[Hook]
-) -> Callable[[Any], object]:
-    """Wrap a call in the context managers of `hooks`, the first one outermost.
-
-    It is async, so that they are entered and left in a task of the handler's own.
-    """
-
-    async def call_observed(event: Any) -> None:
-        with ExitStack() as stack:
-            for hook in hooks:
-                manager = hook(event, handler)
-                if not hasattr(manager, "__exit__"):
-                    raise TypeError(
-                        f"{hook!r} returned {manager!r}, which is no context manager; "
-                        "decorate it with contextlib.contextmanager"
-                    )
-                stack.enter_context(manager)
-            result: Any = call(event)
-            if result is not None and must_await(result):
-                await result
-
-    return call_observed

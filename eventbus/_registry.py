@@ -6,98 +6,21 @@
   a lock, by `routes.get(type(event))`.
 - A type that nobody handles is found by `id(type(event)) in unhandled`, without a lock either.
 
-Every attribute of `Registry`, `_Entry` and `Subscription` that changes is changed under the
+Every attribute of `Registry`, `Entry` and `Subscription` that changes is changed under the
 registry's lock alone. Readers without it see a dict before or after a change, never between.
 """
 
 import threading
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any, Self
+from typing import Any
 
 from ._checks import check_event, twin_of
 from ._event import Event
 from ._failure import HandlerFailure, logger
-from ._handler import CompiledHandler, Handler, Hook, Route, describe, identity, limited, observed
-
-
-class _Handle:
-    """What can be cancelled, by a call or at the end of a `with` block."""
-
-    __slots__ = ()
-
-    def cancel(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.cancel()
-
-
-class _Entry(CompiledHandler):
-    """A handler of one event type, for as long as anybody subscribes it.
-
-    It keeps what is learned of the handler, whatever else is subscribed meanwhile.
-    """
-
-    __slots__ = ("subscriptions",)
-
-    subscriptions: int  # how many have not been cancelled
-
-
-class Subscription(_Handle):
-    """One call of `subscribe`; `with bus.subscribe(...):` takes it back at the end.
-
-    The handler is called until its last subscription to the type is cancelled.
-
-    Attributes:
-        event_type: The exact type whose events the handler receives.
-        handler: The description of the handler; `handler.callback` is what was subscribed.
-    """
-
-    __slots__ = ("_entry", "_registry", "event_type", "handler")
-
-    def __init__(self, registry: "Registry", event_type: type[Event], entry: _Entry) -> None:
-        self._registry = registry
-        self._entry: _Entry | None = entry
-        self.event_type: type[Event] = event_type
-        self.handler: Handler = entry.handler
-
-    def cancel(self) -> None:
-        """Take the subscription back, from the next publish on; do nothing if it was before.
-
-        Any thread may call it. A publish under way still reaches the handler.
-        """
-        with self._registry.lock:
-            entry, self._entry = self._entry, None
-            if entry is not None:
-                entry.subscriptions -= 1
-                if entry.subscriptions == 0:
-                    self._registry.remove(self.event_type, entry)
-
-    def __repr__(self) -> str:
-        return f"<Subscription of {self.handler.name} to {self.event_type.__qualname__}>"
-
-
-class Instrumentation(_Handle):
-    """One hook installed on a bus; `with bus.instrument(...):` removes it at the end."""
-
-    __slots__ = ("_registry", "hook", "if_unhandled")
-
-    def __init__(self, registry: "Registry", hook: Hook, if_unhandled: CompiledHandler) -> None:
-        self._registry = registry
-        self.hook: Hook = hook
-        # The hook as a handler, for events that have no other.
-        self.if_unhandled: CompiledHandler = if_unhandled
-
-    def cancel(self) -> None:
-        """Remove the hook, from the next publish on; do nothing if that was done before."""
-        self._registry.remove_hook(self)
-
-    def __repr__(self) -> str:
-        return f"<Instrumentation by {self.hook!r}>"
+from ._handler import CompiledHandler, Handler, Route, describe, identity
+from ._subscription import Entry, Instrumentation, Subscription
+from ._wrapping import Hook, limited, observed
 
 
 class Registry:
@@ -121,7 +44,7 @@ class Registry:
         self._on_error = on_error
         self._handler_timeout = handler_timeout
         self._changes = 0
-        self._entries: dict[type[Event], dict[Hashable, _Entry]] = {}
+        self._entries: dict[type[Event], dict[Hashable, Entry]] = {}
         self._hooks: tuple[Instrumentation, ...] = ()
         self._warned: weakref.WeakSet[type[Event]] = weakref.WeakSet()
         self.lock = threading.RLock()
@@ -135,27 +58,27 @@ class Registry:
         call = callback
         if self._handler_timeout is not None:
             call = limited(call, self._handler_timeout)
-        entry = _Entry(handler, call, self._on_error, handler.is_async)
-        entry.subscriptions = 0
+        entry = Entry(handler, call, self._on_error, handler.is_async)
         key = identity(callback)
         with self.lock:
             while True:
+                entry.subscriptions = 0
                 entries = self._entries.setdefault(event_type, {})
                 known = entries.setdefault(key, entry)
+                known.subscriptions += 1
                 # Unless a finalizer has taken either away in between: then again.
                 if self._entries.get(event_type) is entries and entries.get(key) is known:
                     break
-            known.subscriptions += 1
             if known is entry:
                 self.unhandled.clear()
                 self._changed(event_type)
         return Subscription(self, event_type, known)
 
-    def find(self, event_type: type[Event], callback: Callable[[Any], object]) -> _Entry | None:
+    def find(self, event_type: type[Event], callback: Callable[[Any], object]) -> Entry | None:
         """Return the entry of a callback, or None."""
         return self._entries.get(event_type, {}).get(identity(callback))
 
-    def remove(self, event_type: type[Event], entry: _Entry) -> bool:
+    def remove(self, event_type: type[Event], entry: Entry) -> bool:
         """Remove an entry, whatever subscriptions it has; return whether it was there."""
         key = identity(entry.handler.callback)
         with self.lock:
@@ -170,11 +93,12 @@ class Registry:
             self._changed(event_type)
             return True
 
-    def clear(self) -> None:
-        """Remove every entry."""
+    def clear(self) -> list[Handler]:
+        """Remove every entry; return the handlers."""
         with self.lock:
-            self._entries.clear()
+            removed, self._entries = self._entries, {}
             self._changed()
+        return [entry.handler for entries in removed.values() for entry in entries.values()]
 
     def handlers(self, event_type: type[Event]) -> tuple[Handler, ...]:
         """Return the handlers of a type, in subscription order."""
@@ -243,7 +167,7 @@ class Registry:
         self._warn_of_base(event_type)
         return Route(tuple(known.if_unhandled for known in hooks))
 
-    def _hooked(self, entry: _Entry) -> CompiledHandler:
+    def _hooked(self, entry: Entry) -> CompiledHandler:
         if not self._hooks:
             return entry
         call = observed(entry.call, entry.handler, [known.hook for known in self._hooks])
@@ -270,11 +194,10 @@ class Registry:
     def _warn_of_base(self, event_type: type[Event]) -> None:
         base = next(filter(self._entries.__contains__, event_type.__mro__[1:]), None)
         if base is not None:
+            name, other = event_type.__qualname__, base.__qualname__
+            remedy = f"events are delivered by exact type, so subscribe to {name}"
             self._warn(
-                event_type,
-                f"nobody handles {event_type.__qualname__}, but its base {base.__qualname__} has "
-                "handlers: events are delivered by exact type, so subscribe to "
-                f"{event_type.__qualname__}",
+                event_type, f"nobody handles {name}, but its base {other} has handlers: {remedy}"
             )
 
     def _warn(self, event_type: type[Event], warning: str) -> None:

@@ -5,11 +5,11 @@ The future, and whatever else of a waiter changes, is touched on the loop of `wa
 Other threads and loops come through `call_soon_threadsafe`.
 """
 
-from asyncio import CancelledError, Future, get_running_loop
+from asyncio import AbstractEventLoop, CancelledError, Future, get_running_loop
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from ._delivery import running_loop
+from ._checks import running_loop
 from ._event import Event
 from ._handler import describe
 
@@ -26,14 +26,14 @@ class EventWaiter(Generic[E]):
     def __init__(self, where: Callable[[E], object] | None) -> None:
         if where is not None and describe(where).is_async:
             raise TypeError(f"where must be a plain function, got the async {where!r}")
-        self.loop = running_loop("wait_for")
+        self._loop = running_loop("wait_for")
         self._where = where
         self._future: Future[E] | None = None  # while it is pending
         self._subscription: _Cancellable | None = None
 
     def wait(self, subscription: _Cancellable) -> Future[E]:
         """Return a future, which takes `subscription` back when it is done."""
-        future = self._future = self.loop.create_future()
+        future = self._future = self._loop.create_future()
         self._subscription = subscription
         future.add_done_callback(self._stop)
         return future
@@ -41,6 +41,11 @@ class EventWaiter(Generic[E]):
     def __call__(self, event: E) -> None:
         """Resolve the future, on its loop, with an event that was published on any."""
         self._on_loop(self._resolve, event)
+
+    def cancel_on(self, loop: AbstractEventLoop) -> None:
+        """Cancel the future if `loop` is its loop, and the running one."""
+        if loop is self._loop:
+            self._cancel()
 
     def cancel(self) -> None:
         """Cancel the future, on its loop: nothing can resolve it any more."""
@@ -51,11 +56,11 @@ class EventWaiter(Generic[E]):
             here = get_running_loop()
         except RuntimeError:
             here = None
-        if here is self.loop:
+        if here is self._loop:
             call(*arguments)
             return
         try:
-            self.loop.call_soon_threadsafe(call, *arguments)
+            self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # that loop is closed: nobody waits any more
             subscription = self._subscription
             if subscription is not None:
