@@ -8,6 +8,11 @@
 Handlers are sync or async; their failures stay their own.
 """
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - a copied folder has no installer to refuse it
+    raise ImportError(f"{__name__} needs Python >= 3.11, and this is {sys.version.split()[0]}")
+
 from ._bus import EventBus
 from ._deferred import Publisher
 from ._event import Event

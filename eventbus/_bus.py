@@ -34,7 +34,7 @@ from ._handler import Handler, describe, must_await
 from ._on import Decorating
 from ._registry import Registry
 from ._subscription import Instrumentation, Subscription
-from ._wait import EventWaiter
+from ._wait import EventWaiter, waiters_among
 from ._wrapping import Hook
 
 E = TypeVar("E", bound=Event)
@@ -137,9 +137,8 @@ class EventBus(Decorating):
         What `publish_nowait` has accepted still runs. Futures of `wait_for` are cancelled, each
         on its loop. Hooks stay.
         """
-        for handler in self._registry.clear():
-            if isinstance(handler.callback, EventWaiter):
-                handler.callback.cancel()
+        for waiter in waiters_among(self._registry.clear()):
+            waiter.cancel()
 
     def handlers(self, event_type: type[Event]) -> tuple[Handler, ...]:
         """Return the handlers subscribed to exactly this type, in delivery order.
@@ -343,9 +342,9 @@ class EventBus(Decorating):
             timeout = math.inf
         in_time = backlog is None or await backlog.join(timeout)
         self._registry.close()
-        for handler in [each for kind in self.event_types() for each in self.handlers(kind)]:
-            if isinstance(handler.callback, EventWaiter):
-                handler.callback.cancel_on(loop)
+        handlers = [each for kind in self.event_types() for each in self.handlers(kind)]
+        for waiter in waiters_among(handlers):
+            waiter.cancel_on(loop)
         if backlog is not None and not in_time:
             await backlog.cancel(timeout)
 

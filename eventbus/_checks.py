@@ -124,13 +124,13 @@ def _plainly_takes(callback: Callable[..., object], arguments: int) -> bool:
     )
 
 
-def _check_kind(callback: Any, name: str) -> None:
+def _check_kind(callback: object, name: str) -> None:
     """Raise `TypeError` for what is no handler, though some of it can be called."""
     if inspect.iscoroutine(callback):
         callback.close()  # or else Python would complain of it as well
         problem = "a coroutine object; pass the function itself, without calling it"
     elif isinstance(callback, classmethod | staticmethod):
-        kind = type(callback).__name__
+        kind = "classmethod" if isinstance(callback, classmethod) else "staticmethod"
         problem = f"a {kind} object; subscribe it outside of the class, as the class's attribute"
     elif not callable(callback):
         raise TypeError(
@@ -140,7 +140,7 @@ def _check_kind(callback: Any, name: str) -> None:
         problem = f"a class whose instances are callable; pass one: {callback.__name__}(...)"
     elif _lacks_self(callback):
         problem = (
-            f"a method without its object; subscribe instance.{callback.__name__}, in __init__ or "
+            f"a method without its object; subscribe instance.{name.rpartition('.')[2]}, in __init__ or "
             "where the instance is made"
         )
     else:
@@ -153,9 +153,9 @@ def _lacks_self(callback: Any) -> bool:
     function = callback
     # A decorator's wrapper that takes *args, or is not written in Python, is what it wraps.
     while type(function) is not types.FunctionType or function.__code__.co_argcount == 0:
-        function = getattr(function, "__wrapped__", None)
         if function is None or isinstance(function, types.MethodType):
             return False
+        function = getattr(function, "__wrapped__", None)
     owner = str(getattr(callback, "__qualname__", "")).rpartition(".")[0].rpartition(".")[2]
     return function.__code__.co_varnames[0] == "self" and owner not in ("", "<locals>")
 

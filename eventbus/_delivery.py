@@ -12,7 +12,7 @@
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
 from collections.abc import Callable
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, ContextVar, Token, copy_context
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
 from types import CoroutineType
@@ -25,7 +25,7 @@ from ._handler import CompiledHandler, must_await
 # Whether a task can have its first step while it is made. Loosely typed, since `eager_start` is
 # unknown to the checkers of older interpreters.
 _EAGER = sys.version_info >= (3, 12)
-_EagerTask: Callable[..., Task[None]] = Task
+_EagerTask: Callable[..., Task[Any]] = Task
 
 # What a handler may raise without ending anything but itself.
 _FAILURES = (Exception, CancelledError)
@@ -186,6 +186,7 @@ def deliver(
     Returns what is under way, or None if no handler needed a task.
     """
     publication: Publication | None = None
+    token: Token[Publication | None] | None = None
     in_place = eager or is_sync(handlers)
     for target in handlers:
         if publication is not None and publication.stop is not None:
@@ -226,7 +227,7 @@ def deliver(
                 publication.running = {target: task}
             else:
                 publication.running[target] = task
-    if publication is not None and backlog is None:  # which has a context for each event
+    if token is not None and backlog is None:  # which has a context for each event
         _reset_current(token)
     return publication
 

@@ -53,8 +53,8 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
     Raises:
         TypeError: It is not callable, does not take the arguments, or is a generator function.
     """
-    target = _without_partials(callback)
-    named = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
+    target: object = _without_partials(callback)
+    named: Any = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
     module = getattr(named, "__module__", None)
     name = f"{module}.{named.__qualname__}" if isinstance(module, str) else named.__qualname__
     kinds = [kind for kind in _candidates(target) if _is_inspectable(kind)]
@@ -81,7 +81,7 @@ def identity(callback: Callable[..., object]) -> Hashable:
     return id(callback)
 
 
-def _candidates(target: Any) -> list[Any]:
+def _candidates(target: object) -> list[Any]:
     """Return what tells the kind of a callable: itself, and if it is an object its `__call__`."""
     if type(target) in (types.FunctionType, types.MethodType):
         return [target]

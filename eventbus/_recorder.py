@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from types import TracebackType
 
 from . import Event, EventBus, Handler
-from ._outcome import Requests, cancel_requests, was_cancelled
+from ._outcome import cancel_requests, was_cancelled
 
 # Characters of an exception's message that are kept.
 _MESSAGE = 200
@@ -69,7 +69,7 @@ class Run:
     cancelled: bool
     began: float
     ended: float | None
-    _before: Requests
+    _before: int
 
     def __init__(self, handler: Handler, published: Published) -> None:
         self.name = handler.name
@@ -97,7 +97,6 @@ class Run:
                 self.cancelled = True
             else:
                 self.failure = _describe(exc)
-        self._before = (None, 0)  # lets go of the task
         self.ended = ended
 
 

@@ -6,12 +6,12 @@ Other threads and loops come through `call_soon_threadsafe`.
 """
 
 from asyncio import AbstractEventLoop, CancelledError, Future, get_running_loop
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
 from ._checks import running_loop
 from ._event import Event
-from ._handler import describe
+from ._handler import Handler, describe
 
 E = TypeVar("E", bound=Event)
 
@@ -92,3 +92,9 @@ class EventWaiter(Generic[E]):
         subscription, self._subscription, self._future = self._subscription, None, None
         if subscription is not None:
             subscription.cancel()
+
+
+def waiters_among(handlers: Iterable[Handler]) -> list[EventWaiter[Any]]:
+    """Return what `wait_for` has subscribed."""
+    callbacks: list[Any] = [handler.callback for handler in handlers]
+    return [callback for callback in callbacks if isinstance(callback, EventWaiter)]

@@ -14,17 +14,20 @@ All of them are subscribed, or none is.
 
 import logging
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 from inspect import iscoroutinefunction
-from typing import Protocol
+from threading import get_ident
+from typing import Protocol, TypeVar
 
-from . import Event, EventBus, Handler
+from . import Event, EventBus, Subscription
 
-_logger = logging.getLogger(__name__.rpartition(".")[0])
+E = TypeVar("E", bound=Event)
+
+_PACKAGE = __name__.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def register_modules(bus: EventBus, modules: Iterable[Module]) -> tuple[Module, 
     """Have every module subscribe its handlers, each after the modules that it depends on.
 
     An order that satisfies the dependencies already is kept. What a module raises passes through
-    with a note that names the module, after all that was subscribed meanwhile is unsubscribed.
+    with a note that names the module, after all that was subscribed meanwhile is taken back.
 
     A module that subscribes to an event of a module that it does not depend on, straight or
     through others, is logged as a warning. An event belongs to the module that is defined in
@@ -93,26 +96,24 @@ def register_modules(bus: EventBus, modules: Iterable[Module]) -> tuple[Module, 
     ordered = _in_order(list(modules))
     homes = _homes(ordered)
     reachable: dict[str, set[str]] = {}  # by module: itself, and all that it depends on
-    before = set(_subscriptions(bus))
-    known = set(before)
+    subscriptions: list[Subscription] = []
     for module in ordered:
         name = module.meta.name
         reachable[name] = {name}.union(*(reachable[other] for other in module.meta.depends_on))
+        known = len(subscriptions)
         try:
-            module.register_event_handlers(bus)
+            with _Noting(bus, subscriptions):
+                module.register_event_handlers(bus)
         except BaseException as error:
-            for event_type, handler in set(_subscriptions(bus)) - before:
-                with suppress(ValueError):  # it is gone already
-                    bus.unsubscribe(event_type, handler.callback)
+            for subscription in subscriptions:
+                subscription.cancel()
             with suppress(Exception):  # it may be frozen
                 error.add_note(f"raised while module {name!r} registered its event handlers")
             raise
-        subscribed = [pair for pair in _subscriptions(bus) if pair not in known]
-        known.update(subscribed)
-        for event_type in dict.fromkeys(event_type for event_type, _ in subscribed):
+        for event_type in dict.fromkeys(each.event_type for each in subscriptions[known:]):
             owners = _owners(homes, event_type)
             if owners and reachable[name].isdisjoint(owners):
-                _logger.warning(
+                logging.getLogger(_PACKAGE).warning(
                     "module %r subscribes to %s.%s without depending on its module; "
                     "add %s to the depends_on of %r",
                     name,
@@ -170,8 +171,29 @@ def _in_order(modules: list[Module]) -> list[Module]:
     return ordered
 
 
-def _subscriptions(bus: EventBus) -> list[tuple[type[Event], Handler]]:
-    return [(kind, handler) for kind in bus.event_types() for handler in bus.handlers(kind)]
+class _Noting:
+    """Notes what this thread subscribes in a `with` block; the bus has a wrapper for it then."""
+
+    def __init__(self, bus: EventBus, subscriptions: list[Subscription]) -> None:
+        self._bus = bus
+        self._subscriptions = subscriptions
+        self._thread = get_ident()
+        self._subscribe = bus.subscribe
+        self._covered = vars(bus).get("subscribe")
+
+    def __enter__(self) -> None:
+        vars(self._bus)["subscribe"] = self._note
+
+    def __exit__(self, *_exception: object) -> None:
+        del vars(self._bus)["subscribe"]
+        if self._covered is not None:
+            vars(self._bus)["subscribe"] = self._covered
+
+    def _note(self, event_type: type[E], handler: Callable[[E], object]) -> Subscription:
+        subscription = self._subscribe(event_type, handler)
+        if get_ident() == self._thread:
+            self._subscriptions.append(subscription)
+        return subscription
 
 
 def _homes(modules: list[Module]) -> dict[str, list[str]]:

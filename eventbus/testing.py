@@ -15,21 +15,64 @@ from ._outcome import cancel_requests, was_cancelled
 E = TypeVar("E", bound=Event)
 E1 = TypeVar("E1", bound=Event)
 E2 = TypeVar("E2", bound=Event)
+E3 = TypeVar("E3", bound=Event)
+E4 = TypeVar("E4", bound=Event)
+E5 = TypeVar("E5", bound=Event)
+E6 = TypeVar("E6", bound=Event)
+E7 = TypeVar("E7", bound=Event)
+E8 = TypeVar("E8", bound=Event)
 
 # Failures that the message of a group names.
 _NAMED = 5
 
 
 @overload
-def capture(bus: EventBus, event_type: type[E], /) -> AbstractContextManager[list[E]]: ...
+def capture(bus: EventBus, a: type[E1], /) -> AbstractContextManager[list[E1]]: ...
 @overload
 def capture(
-    bus: EventBus, first: type[E], second: type[E1], /
-) -> AbstractContextManager[list[E | E1]]: ...
+    bus: EventBus, a: type[E1], b: type[E2], /
+) -> AbstractContextManager[list[E1 | E2]]: ...
 @overload
 def capture(
-    bus: EventBus, first: type[E], second: type[E1], third: type[E2], /
-) -> AbstractContextManager[list[E | E1 | E2]]: ...
+    bus: EventBus, a: type[E1], b: type[E2], c: type[E3], /
+) -> AbstractContextManager[list[E1 | E2 | E3]]: ...
+@overload
+def capture(
+    bus: EventBus, a: type[E1], b: type[E2], c: type[E3], d: type[E4], /
+) -> AbstractContextManager[list[E1 | E2 | E3 | E4]]: ...
+@overload
+def capture(
+    bus: EventBus, a: type[E1], b: type[E2], c: type[E3], d: type[E4], e: type[E5], /
+) -> AbstractContextManager[list[E1 | E2 | E3 | E4 | E5]]: ...
+@overload
+def capture(
+    bus: EventBus, a: type[E1], b: type[E2], c: type[E3], d: type[E4], e: type[E5], f: type[E6], /
+) -> AbstractContextManager[list[E1 | E2 | E3 | E4 | E5 | E6]]: ...
+@overload
+def capture(
+    bus: EventBus,
+    a: type[E1],
+    b: type[E2],
+    c: type[E3],
+    d: type[E4],
+    e: type[E5],
+    f: type[E6],
+    g: type[E7],
+    /,
+) -> AbstractContextManager[list[E1 | E2 | E3 | E4 | E5 | E6 | E7]]: ...
+@overload
+def capture(
+    bus: EventBus,
+    a: type[E1],
+    b: type[E2],
+    c: type[E3],
+    d: type[E4],
+    e: type[E5],
+    f: type[E6],
+    g: type[E7],
+    h: type[E8],
+    /,
+) -> AbstractContextManager[list[E1 | E2 | E3 | E4 | E5 | E6 | E7 | E8]]: ...
 @overload
 def capture(bus: EventBus, /, *event_types: type[E]) -> AbstractContextManager[list[E]]: ...
 
@@ -69,16 +112,16 @@ def strict(bus: EventBus) -> Generator[None, None, None]:
     Every handler fails, is logged and reported as ever, and the publisher goes on; but a test
     cannot pass over it. The message of the group names handlers and events.
 
-    Background work is seen as far as it is finished: end the block with `await bus.join()`. A
-    handler that is cancelled by others, its publisher above all, has not failed; one that ends
-    with a `CancelledError` of its own has, and since a group has no place for that, it is the
-    cause of a `RuntimeError` there. Failures of other hooks are not seen, nor those of
-    `on_error`.
+    A block that ends with `publish_nowait` work of its loop unfinished fails, too, since nobody
+    can say how that ends: end the block with `await bus.join()`. A handler that is cancelled by
+    others, its publisher above all, has not failed; one that ends with a `CancelledError` of its
+    own has, and since a group has no place for that, it is the cause of a `RuntimeError` there.
+    Failures of other hooks are not seen, nor those of `on_error`.
 
     Raises:
-        ExceptionGroup: Handlers have failed. If the block raises an exception as well, that is
-            the group's first; but what is not an `Exception`, such as a cancellation or
-            `KeyboardInterrupt`, leaves the block as it is.
+        ExceptionGroup: Handlers have failed, or work is unfinished. If the block raises an
+            exception as well, that is the group's first; but what is not an `Exception`, such as
+            a cancellation or `KeyboardInterrupt`, leaves the block as it is.
     """
     failures: list[tuple[str, Exception]] = []
 
@@ -107,21 +150,26 @@ def strict(bus: EventBus) -> Generator[None, None, None]:
         except BaseException:
             failures.clear()  # their frames know the list
             raise
-    if failures:
-        raise _group(failures)
+    if failures or bus.pending:
+        raise _group(failures, pending=bus.pending)
 
 
 def _group(
-    failures: list[tuple[str, Exception]], of_block: Exception | None = None
+    failures: list[tuple[str, Exception]], of_block: Exception | None = None, pending: int = 0
 ) -> ExceptionGroup[Exception]:
     """Return the failures as one exception, and forget them: their frames know the list."""
-    message = f"{len(failures)} handler{'s' if len(failures) > 1 else ''} failed: "
-    message += ", ".join(name for name, _ in failures[:_NAMED])
-    if len(failures) > _NAMED:
-        message += f" and {len(failures) - _NAMED} more"
     exceptions = [failure for _, failure in failures]
+    messages: list[str] = []
     if of_block is not None:
-        message = f"the block raised {type(of_block).__name__}, and {message}"
+        messages.append(f"the block raised {type(of_block).__name__}")
         exceptions.insert(0, of_block)
+    if failures:
+        names = ", ".join(name for name, _ in failures[:_NAMED])
+        more = f" and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+        plural = "s" if len(failures) > 1 else ""
+        messages.append(f"{len(failures)} handler{plural} failed: {names}{more}")
+    if pending:
+        messages.append(f"{pending} publish_nowait events are unfinished at the end of the block")
+        exceptions.append(RuntimeError(f"{messages[-1]}; await bus.join() in it"))
     failures.clear()
-    return ExceptionGroup(message, exceptions)
+    return ExceptionGroup(", and ".join(messages), exceptions)
