@@ -88,9 +88,9 @@ def twin_of(event_type: type[Event], others: Iterable[type[Event]]) -> str:
         else:
             continue
         return (
-            f"another class of the same name has handlers: {other.__module__}.{name} "
-            f"({_file_of(other)}) is not {module}.{name} ({file}); most likely {cause}: have "
-            "publisher and handlers import one and the same class"
+            f"another class of the same name has handlers: {other.__module__}.{name} (of "
+            f"{_file_of(other) or 'no file'}) is not {module}.{name} (of {file or 'no file'}); most "
+            f"likely {cause}: have publisher and handlers import one and the same class"
         )
     return ""
 
@@ -139,9 +139,10 @@ def _check_kind(callback: object, name: str) -> None:
     elif isinstance(callback, type) and any("__call__" in vars(cls) for cls in callback.__mro__):
         problem = f"a class whose instances are callable; pass one: {callback.__name__}(...)"
     elif _lacks_self(callback):
+        method = f"instance.{name.rpartition('.')[2]}"
         problem = (
-            f"a method without its object; subscribe instance.{name.rpartition('.')[2]}, in __init__ or "
-            "where the instance is made"
+            f"a method without its object; subscribe {method}, in __init__ or where the instance "
+            "is made"
         )
     else:
         return

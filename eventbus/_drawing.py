@@ -2,8 +2,9 @@
 """Text trees and Mermaid flowcharts, of whatever has a name."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 Row = tuple[str, str, str, str]  # branch, name, a middle column, a remark
@@ -66,13 +67,12 @@ def _tail(name: str, width: int) -> str:
 def distinct_names(types: Sequence[type[object]]) -> dict[type[object], str]:
     """Return a name for each class: as short as can be, and no two the same.
 
-    Those of one name are told apart by their modules, and if that does not help by a number.
+    Those of one name are told apart by their modules, and if that does not help by a number. One
+    that exists twice in the source's eyes has the same name in every drawing: a class that its
+    module has replaced says so, and one of a file that was imported twice bears its module.
     """
     names: dict[type[object], str] = {}
-    namings: list[Callable[[type[object]], str]] = [
-        lambda kind: kind.__qualname__.rpartition("<locals>.")[2],
-        lambda kind: f"{kind.__module__}.{kind.__qualname__}",
-    ]
+    namings: list[Callable[[type[object]], str]] = [_short_name, _long_name]
     unnamed = list(dict.fromkeys(types))
     for naming in namings:
         found = [naming(kind) for kind in unnamed]
@@ -82,8 +82,36 @@ def distinct_names(types: Sequence[type[object]]) -> dict[type[object], str]:
         )
         unnamed = [kind for kind in unnamed if kind not in names]
     for number, kind in enumerate(unnamed, 1):
-        names[kind] = f"{namings[-1](kind)} #{number}"
+        names[kind] = f"{_long_name(kind)} #{number}"
     return names
+
+
+def _short_name(kind: type[object]) -> str:
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    for other in list(sys.modules.values()) if file is not None else ():
+        is_twin = other is not module and getattr(other, "__file__", None) == file
+        if is_twin and _found_in(other, kind) not in (None, kind):
+            return _long_name(kind)
+    return _mark(kind, kind.__qualname__.rpartition("<locals>.")[2])
+
+
+def _long_name(kind: type[object]) -> str:
+    return _mark(kind, f"{kind.__module__}.{kind.__qualname__}")
+
+
+def _mark(kind: type[object], name: str) -> str:
+    """Mark a class that its module has replaced: reloaded, or a notebook cell run again."""
+    current = _found_in(sys.modules.get(kind.__module__), kind)
+    return name if current in (None, kind) else f"{name} (replaced)"
+
+
+def _found_in(module: object, kind: type[object]) -> object:
+    """Return what a module has under the name of a class; None if nothing, as for local classes."""
+    found: Any = module
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, type) else None
 
 
 class Flowchart:
