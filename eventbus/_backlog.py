@@ -45,7 +45,7 @@ class Backlog:
     # - scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
     #   has refused a callback; then the next event or `join` tries again.
     # - _delivering: whether handlers of an event are being started.
-    # - _running: events with handlers that have not ended.
+    # - _running: events with handlers that have not ended. (A set would take twice the memory.)
     # - _joining: events whose handlers wait in `join`, which does not wait for them, and in how
     #   many calls of it.
     # - _idle: set when nothing is left that a `join` waits for; its waiters look again.
@@ -55,7 +55,7 @@ class Backlog:
         self.queue: deque[tuple[Event, tuple[CompiledHandler, ...], Context]] = deque()
         self.scheduled: bool = False
         self._delivering = False
-        self._running: set[Publication] = set()
+        self._running: dict[Publication, None] = {}
         self._joining: Counter[Publication] = Counter()
         self._idle = asyncio.Event()
         self.loop_end = LoopEnd(loop, lambda: str(self) if self.pending else "")
@@ -85,7 +85,7 @@ class Backlog:
                 if publication is None:
                     continue
                 if publication.running:
-                    self._running.add(publication)
+                    self._running[publication] = None
                 else:
                     publication.finish()
                     if self._joining:  # a task of a handler waits there, though it has finished
@@ -104,7 +104,7 @@ class Backlog:
     def finish(self, publication: Publication) -> None:
         """Take note that the last handler of an event has ended."""
         if publication in self._running:  # or else it is being delivered, and `_drain` sees to it
-            self._running.remove(publication)
+            del self._running[publication]
             self._joining.pop(publication, None)
             publication.finish()
             self._wake_joiners()
@@ -149,6 +149,11 @@ class Backlog:
 
         Wait for them, even if cancelled meanwhile; name those that go on after `timeout` seconds.
         """
+        interruption: CancelledError | None = None
+        try:
+            await asyncio.sleep(0)  # in which the loop takes first steps: all is awaited
+        except CancelledError as exc:
+            interruption = exc
         if self.queue:
             logger().error("closing the bus drops events: %s", self._queued())
             self.queue.clear()
@@ -159,14 +164,13 @@ class Backlog:
         for publication in others:
             publication.cancel(CancelledError())
         deadline = self.loop.time() + max(timeout, _GRACE)
-        interruption: CancelledError | None = None
         in_time = False
         while not in_time and self.loop.time() < deadline:
             try:
                 in_time = await self.join(deadline - self.loop.time())
             except CancelledError as exc:
                 interruption = exc
-        if names := _names(self._running.intersection(others)):
+        if names := _names(each for each in others if each in self._running):
             logger().error("handlers ignore that they were cancelled, and are left: %s", names)
         try:
             if interruption is not None:

@@ -205,6 +205,9 @@ class EventBus(Decorating):
             # Sync handlers alone, as most events have: what `deliver` does with them is written
             # out, since the call would take a sixth of it all.
             for target in handlers:
+                if target.is_async:  # as has been learned since the route was built
+                    first = target
+                    break
                 context = copy_context()
                 try:
                     result = context.run(target.call, event)
@@ -213,12 +216,12 @@ class EventBus(Decorating):
                 except BaseException as exc:
                     failed_in_place(target, event, exc, context, parent, None)
                     continue
-                route.in_place = False  # it is async after all
-                rest = handlers[handlers.index(target) + 1 :]
-                handlers = (target.learn(result, context), *rest)
+                first = target.learn(result, context)
                 break
             else:
                 return
+            route.in_place = False
+            handlers = (first, *handlers[handlers.index(target) + 1 :])
         loop = running_loop("publish, to async handlers,")
         publication = deliver(event, handlers, loop, starts_eagerly(loop), parent, None)
         if publication is not None:

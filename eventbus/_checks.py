@@ -89,8 +89,8 @@ def twin_of(event_type: type[Event], others: Iterable[type[Event]]) -> str:
             continue
         return (
             f"another class of the same name has handlers: {other.__module__}.{name} (of "
-            f"{_file_of(other) or 'no file'}) is not {module}.{name} (of {file or 'no file'}); most "
-            f"likely {cause}: have publisher and handlers import one and the same class"
+            f"{_file_of(other) or 'no file'}) is not {module}.{name} (of {file or 'no file'}); "
+            f"most likely {cause}: have publisher and handlers import one and the same class"
         )
     return ""
 

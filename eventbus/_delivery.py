@@ -14,7 +14,7 @@ from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running
 from collections.abc import Callable
 from contextvars import Context, ContextVar, Token, copy_context
 from functools import partial
-from inspect import CORO_CREATED, getcoroutinestate
+from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate
 from types import CoroutineType
 from typing import Any, Protocol
 
@@ -273,8 +273,9 @@ def _schedule(
     body = run_handler(target, event, publication)
     try:
         if loop.get_task_factory() is None:
-            task = _ScheduledTask(body, loop=loop, name=target.name, context=target.context)
-            task.unbegun = partial(publication.task_ended, target)
+            context = target.context or copy_context()
+            task = _ScheduledTask(body, loop=loop, name=target.name, context=context)
+            task.context = context
             running[target] = task
             return
         made = loop.create_task(body, name=target.name, context=target.context)
@@ -290,14 +291,15 @@ def _schedule(
 class _ScheduledTask(Task[None]):
     """A task whose first step the loop takes; cancelled before that, it never gets to its body."""
 
-    __slots__ = ("unbegun",)
+    __slots__ = ("context",)
 
-    unbegun: Callable[[Task[None]], object]
+    context: Context
 
     def cancel(self, msg: Any = None) -> bool:
         body: Any = self.get_coro()
-        if getcoroutinestate(body) == CORO_CREATED:
-            self.add_done_callback(self.unbegun)
+        if getcoroutinestate(body) == CORO_CREATED:  # so its locals are the arguments
+            target, _event, publication = getcoroutinelocals(body).values()
+            self.add_done_callback(partial(publication.task_ended, target), context=self.context)
         return super().cancel(msg)
 
 
