@@ -41,6 +41,42 @@ class MailRequested(Event):
     text: str = ""
 
 
+class A1(Event): ...
+
+
+class A2(Event): ...
+
+
+class A3(Event): ...
+
+
+class A4(Event): ...
+
+
+class A5(Event): ...
+
+
+class A6(Event): ...
+
+
+class A7(Event): ...
+
+
+class A8(Event): ...
+
+
+AnyOfFour = A1 | A2 | A3 | A4
+AnyOfEight = A1 | A2 | A3 | A4 | A5 | A6 | A7 | A8
+
+
+def handle_four(event: AnyOfFour) -> int:
+    return 4
+
+
+async def handle_eight(event: AnyOfEight) -> int:
+    return 8
+
+
 def handle(event: OrderPlaced) -> None: ...
 
 
@@ -158,9 +194,23 @@ def decorating() -> None:
     assert_type(of_two(InvoiceIssued(1.0)), None)
     bus.on(OrderPlaced, InvoiceIssued)(handle_either)
     bus.on(OrderPlaced, InvoiceIssued, MailRequested)(handle_three)
+    assert_type(bus.on(A1, A2, A3, A4)(handle_four)(A2()), int)
+    bus.on(A1, A2, A3, A4, A5, A6, A7, A8)(handle_eight)
+    bus.on(A1, A2, A3, A4, A5, A6, A7, A8, OrderPlaced)(handle_any)
+    several: list[type[OrderEvent]] = [OrderEvent, OrderPlaced]
+    bus.on(*several)(handle_base)
     bus.on(OrderPlaced)(lambda event: event.order_id)
     bus.on(OrderPlaced)(Invoices().on_order)
     _ = (asynchronous, of_base, of_three, of_all)
+
+
+async def clearing_and_nesting() -> None:
+    """Every subscription can be ended at once, and deferred blocks nest."""
+    assert_type(bus.clear(), None)
+    async with bus.deferred() as outer:
+        assert_type(outer, Publisher)
+        async with outer.deferred() as inner:
+            assert_type(inner, Publisher)
 
 
 async def publishing() -> None:
@@ -276,6 +326,10 @@ async def testing() -> None:
     assert_type(orders, list[OrderPlaced])
     with capture(bus, OrderPlaced, InvoiceIssued) as two:
         assert_type(two, list[OrderPlaced | InvoiceIssued])
+    with capture(bus, A1, A2, A3, A4) as four:
+        assert_type(four, list[A1 | A2 | A3 | A4])
+    with capture(bus, A1, A2, A3, A4, A5, A6, A7, A8) as eight:
+        assert_type(eight, list[A1 | A2 | A3 | A4 | A5 | A6 | A7 | A8])
     with capture(bus, OrderPlaced, InvoiceIssued, MailRequested) as three:
         assert_type(three, list[OrderPlaced | InvoiceIssued | MailRequested])
 

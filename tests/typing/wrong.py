@@ -36,6 +36,9 @@ class InvoiceIssued(Event):
     amount: float
 
 
+class Fourth(Event): ...
+
+
 @dataclass
 class NoEvent:
     order_id: int
@@ -98,6 +101,7 @@ def decorating() -> None:
     bus.on(OrderEvent)(handle)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bus.on(OrderPlaced, InvoiceIssued)(handle)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bus.on(OrderPlaced, InvoiceIssued, OrderEvent)(handle_either)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bus.on(OrderPlaced, InvoiceIssued, OrderEvent, Fourth)(handle_either)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bus.on(OrderPlaced)(handle_two)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bus.on(OrderPlaced)(handle_none)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bus.on(OrderPlaced)(lambda event: event.amount)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
