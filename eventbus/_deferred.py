@@ -96,9 +96,14 @@ class DeferredPublisher:
 
     def _record(self, event: Event, *, awaited: bool) -> None:
         check_event(event)
+        self._check_open()
+        self._recorded.append((event, awaited))
+
+    def _check_open(self) -> None:
         if not self._open:
             raise RuntimeError(
                 "this deferred publisher works inside its `async with bus.deferred()` block only; "
                 "publish on the bus itself, or open a new block"
             )
-        self._recorded.append((event, awaited))
+        if isinstance(self._publisher, DeferredPublisher):
+            self._publisher._check_open()
