@@ -33,8 +33,8 @@ _BATCH = 160
 # Seconds after which a `join` says for whom it waits; twice as many until it says so again.
 _PATIENCE = 10.0
 
-# Seconds that cancelled handlers have at least: turns of the loop, for a short clean-up.
-_GRACE = 0.01
+# Turns of the loop that cancelled handlers have at least, for a clean-up that waits for nothing.
+_TURNS = 20
 
 
 class Backlog:
@@ -48,7 +48,9 @@ class Backlog:
     # - _running: events with handlers that have not ended. (A set would take twice the memory.)
     # - _joining: events whose handlers wait in `join`, which does not wait for them, and in how
     #   many calls of it.
-    # - _idle: set when nothing is left that a `join` waits for; its waiters look again.
+    # - _idle: set when nothing is left that a `join` waits for, or may be left; its waiters look.
+    # - _lulls: how often there were only handlers left that wait in `join`: all of them may go on,
+    #   though the first that does waits there no longer.
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
@@ -58,6 +60,7 @@ class Backlog:
         self._running: dict[Publication, None] = {}
         self._joining: Counter[Publication] = Counter()
         self._idle = asyncio.Event()
+        self._lulls = 0
         self.loop_end = LoopEnd(loop, lambda: str(self) if self.pending else "")
 
     @property
@@ -117,6 +120,7 @@ class Backlog:
         if not self._running and not self._delivering:
             _busy.discard(self)
         if not self.scheduled and len(self._running) == len(self._joining):
+            self._lulls += 1
             with suppress(RuntimeError):  # the loop is closed, and its tasks are garbage-collected
                 self._idle.set()
 
@@ -132,9 +136,12 @@ class Backlog:
                 if not self.scheduled and self.queue:
                     self.schedule()
                 self._idle.clear()
+                lulls = self._lulls
                 try:
                     async with asyncio.timeout_at(min(reminder, deadline)):
                         await self._idle.wait()
+                    if aside and self._lulls > lulls:
+                        break
                 except TimeoutError:
                     if deadline <= reminder:
                         return False
@@ -158,19 +165,22 @@ class Backlog:
             logger().error("closing the bus drops events: %s", self._queued())
             self.queue.clear()
         own = self._calling_event()
-        others = [publication for publication in self._running if publication is not own]
+        others = self._running.keys() - {own}
         if names := _names(others):
             logger().error("closing the bus cancels handlers that are still running: %s", names)
         for publication in others:
             publication.cancel(CancelledError())
-        deadline = self.loop.time() + max(timeout, _GRACE)
-        in_time = False
-        while not in_time and self.loop.time() < deadline:
+        turns, deadline = _TURNS, self.loop.time() + timeout
+        while self._running.keys() & others and (turns or self.loop.time() < deadline):
             try:
-                in_time = await self.join(deadline - self.loop.time())
+                if turns:
+                    turns -= 1
+                    await asyncio.sleep(0)
+                else:
+                    await self.join(deadline - self.loop.time())
             except CancelledError as exc:
                 interruption = exc
-        if names := _names(each for each in others if each in self._running):
+        if names := _names(self._running.keys() & others):
             logger().error("handlers ignore that they were cancelled, and are left: %s", names)
         try:
             if interruption is not None:

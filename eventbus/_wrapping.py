@@ -19,18 +19,19 @@ def limited(call: Callable[[Any], object], seconds: float) -> Callable[[Any], ob
     def overrun() -> TimeoutError:
         return TimeoutError(f"still running after handler_timeout={seconds} seconds")
 
-    async def limit(awaitable: Awaitable[object]) -> None:
+    async def limit(awaitable: Awaitable[object]) -> object:
         # However the handler takes its cancellation, swallowing it included, it has overrun.
         scope = asyncio.timeout(seconds)
         try:
             async with scope:
-                await awaitable
+                result = await awaitable
         except (Exception, asyncio.CancelledError) as exc:
             if scope.expired():
                 raise overrun() from exc
             raise
         if scope.expired():
             raise overrun()
+        return result
 
     def call_limited(event: Any) -> object:
         result = call(event)
@@ -47,7 +48,8 @@ def observed(
     It is async, so that they are entered and left in a task of the handler's own.
     """
 
-    async def call_observed(event: Any) -> None:
+    async def call_observed(event: Any) -> object:
+        result: Any = None
         with ExitStack() as stack:
             for hook in hooks:
                 manager = hook(event, handler)
@@ -57,8 +59,9 @@ def observed(
                         "decorate it with contextlib.contextmanager"
                     )
                 stack.enter_context(manager)
-            result: Any = call(event)
+            result = call(event)
             if result is not None and must_await(result):
-                await result
+                result = await result
+        return result
 
     return call_observed
