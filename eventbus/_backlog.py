@@ -12,7 +12,7 @@ import asyncio
 import math
 from asyncio import AbstractEventLoop, CancelledError
 from collections import Counter, deque
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
 from contextvars import Context
 
@@ -112,9 +112,9 @@ class Backlog:
             publication.finish()
             self._wake_joiners()
 
-    def is_cut_short(self, target: CompiledHandler) -> bool:
-        """Return whether the end of the loop has cancelled a handler."""
-        return self.loop_end.has_cancelled(target.name)
+    def is_cut_short(self, name: str, report: Callable[[], object]) -> bool:
+        """Return whether the end of the loop has cancelled a handler; `report` it if it has not."""
+        return self.loop_end.has_cancelled(name, report)
 
     def _wake_joiners(self) -> None:
         if not self._running and not self._delivering:

@@ -151,6 +151,8 @@ def _check_kind(callback: object, name: str) -> None:
 
 def _lacks_self(callback: Any) -> bool:
     """Return whether it was defined in a class, and waits for the object as its first argument."""
+    while isinstance(callback, functools.partial) and not callback.args:
+        callback = callback.func
     function = callback
     # A decorator's wrapper that takes *args, or is not written in Python, is what it wraps.
     while type(function) is not types.FunctionType or function.__code__.co_argcount == 0:

@@ -39,7 +39,7 @@ class _Backlog(Protocol):
     """Who has an event that nobody awaits."""
 
     def finish(self, publication: "Publication") -> None: ...
-    def is_cut_short(self, target: CompiledHandler) -> bool: ...
+    def is_cut_short(self, name: str, report: Callable[[], object]) -> bool: ...
 
 
 class Publication:
@@ -87,7 +87,7 @@ class Publication:
             for task in dict.fromkeys(self.running.values()):
                 task.cancel()
 
-    def has_cancelled(self, target: CompiledHandler) -> bool:
+    def has_cancelled(self, target: CompiledHandler, exc: CancelledError) -> bool:
         """Return whether a handler is cancelled with its publisher, by the bus or the loop's end.
 
         Any other cancellation is a failure of the handler.
@@ -95,7 +95,9 @@ class Publication:
         if self.stop is not None:
             return True
         if self.backlog is not None:
-            return self.backlog.is_cut_short(target)
+            context, backlog = copy_context(), self.backlog
+            late = partial(failed_in_place, target, self.event, exc, context, None, backlog)
+            return self.backlog.is_cut_short(target.name, late)
         return self.waiter is not None and self.waiter.cancelled()
 
     def failed(self, target: CompiledHandler, exc: BaseException, context: Context) -> None:
@@ -121,8 +123,8 @@ class Publication:
     def task_ended(self, target: CompiledHandler, task: Task[None]) -> None:
         """See to the end of a task, which its handler may not have seen."""
         if self.running and target in self.running:
-            if task.cancelled() and not self.has_cancelled(target):
-                failure = CancelledError("cancelled before its first step")
+            failure = CancelledError("cancelled before its first step")
+            if task.cancelled() and not self.has_cancelled(target, failure):
                 self.failed(target, failure, copy_context())
             self.ended(target)
         self.ended(task)
@@ -306,16 +308,16 @@ class _ScheduledTask(Task[None]):
 async def run_handler(target: CompiledHandler, event: Event, publication: Publication) -> None:
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
     try:
-        result: Any = target.call(event)
+        result = target.call(event)
         # The first test is the likely one, and spares the slow, exact second one.
         if type(result) is CoroutineType or (result is not None and must_await(result)):
-            result = await result
-            if result is not None:
-                must_await(result)  # for what it raises alone
+            outcome: object = await result
+            if outcome is not None:
+                must_await(outcome)  # for what it raises alone
     except GeneratorExit:  # the loop is gone
         raise
     except BaseException as exc:
-        if isinstance(exc, CancelledError) and publication.has_cancelled(target):
+        if isinstance(exc, CancelledError) and publication.has_cancelled(target, exc):
             raise
         publication.failed(target, exc, copy_context())
     finally:

@@ -9,18 +9,22 @@ from contextlib import suppress
 
 from ._failure import logger
 
+# Seconds that the end of a loop takes at most, unless clean-up holds it.
+_END = 1.0
+
 
 class LoopEnd:
     """Watches for the end of one loop, on behalf of one backlog."""
 
     # - _unfinished: describes what the backlog has not finished; "" if that is nothing.
-    # - _cut_short: the names of handlers that the end has cancelled.
+    # - _cut_short: the names of handlers that the end has cancelled, with what reports them as
+    #   failed after all, should the loop go on.
     # - _is_near: whether all tasks of the loop are being cancelled; None if to be looked at again.
 
     def __init__(self, loop: AbstractEventLoop, unfinished: Callable[[], str]) -> None:
         self._loop = loop
         self._unfinished = unfinished
-        self._cut_short: list[str] = []
+        self._cut_short: list[tuple[str, Callable[[], object]]] = []
         self._is_near: bool | None = None
         self._watch = self._tell_when_closed()
         # The loop takes note of an async generator at its first step. It is to close it at its
@@ -44,7 +48,7 @@ class LoopEnd:
                     "the loop ends with publish_nowait work unfinished: %d handlers cancelled "
                     "(%s), %s; await bus.aclose() before the loop ends",
                     len(self._cut_short),
-                    ", ".join(sorted(self._cut_short)) or "none",
+                    ", ".join(sorted(name for name, _ in self._cut_short)) or "none",
                     unfinished or "nothing else",
                 )
 
@@ -53,18 +57,25 @@ class LoopEnd:
         with suppress(StopIteration):
             self._watch.aclose().__await__().__next__()
 
-    def has_cancelled(self, name: str) -> bool:
-        """Return whether the end has cancelled the handler of this name, and keep it if so.
+    def has_cancelled(self, name: str, report: Callable[[], object]) -> bool:
+        """Return whether the end has cancelled the handler of this name, which is then told at it.
 
         At its end a loop's tasks are cancelled all at once. (Looked at once a turn: there may be
-        many.) It does not end for all that? Then the handler is told of when it does.
+        many.) If it goes on for all that, it was no end, and `report` is called a little later.
         """
         if self._is_near is None:
             self._is_near = all(task.cancelling() for task in asyncio.all_tasks(self._loop))
             self._loop.call_soon(self._look_again)
         if self._is_near:
-            self._cut_short.append(name)
+            if not self._cut_short:
+                self._loop.call_later(_END, self._go_on)
+            self._cut_short.append((name, report))
         return self._is_near
 
     def _look_again(self) -> None:
         self._is_near = None
+
+    def _go_on(self) -> None:
+        cut_short, self._cut_short = self._cut_short, []
+        for _, report in cut_short:
+            report()
