@@ -149,11 +149,16 @@ def _check_kind(callback: object, name: str) -> None:
     raise TypeError(f"{name} is {problem}")
 
 
-def _lacks_self(callback: Any) -> bool:
-    """Return whether it was defined in a class, and waits for the object as its first argument."""
+def _without_partials(callback: Any) -> Any:
+    """Return what is called in the end, if no partial on the way gives a positional argument."""
     while isinstance(callback, functools.partial) and not callback.args:
         callback = callback.func
-    function = callback
+    return callback
+
+
+def _lacks_self(callback: Any) -> bool:
+    """Return whether it was defined in a class, and waits for the object as its first argument."""
+    function = callback = _without_partials(callback)
     # A decorator's wrapper that takes *args, or is not written in Python, is what it wraps.
     while type(function) is not types.FunctionType or function.__code__.co_argcount == 0:
         if function is None or isinstance(function, types.MethodType):

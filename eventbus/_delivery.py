@@ -308,12 +308,13 @@ class _ScheduledTask(Task[None]):
 async def run_handler(target: CompiledHandler, event: Event, publication: Publication) -> None:
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
     try:
-        result = target.call(event)
+        result: Any = target.call(event)
+        kind: object = type(result)
         # The first test is the likely one, and spares the slow, exact second one.
-        if type(result) is CoroutineType or (result is not None and must_await(result)):
-            outcome: object = await result
-            if outcome is not None:
-                must_await(outcome)  # for what it raises alone
+        if kind is CoroutineType or (result is not None and must_await(result)):
+            result = await result
+            if result is not None:
+                must_await(result)  # for what it raises alone
     except GeneratorExit:  # the loop is gone
         raise
     except BaseException as exc:
