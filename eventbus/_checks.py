@@ -153,7 +153,7 @@ def _without_partials(callback: Any) -> Any:
     """Return what is called in the end, if no partial on the way gives a positional argument."""
     while isinstance(callback, functools.partial) and not callback.args:
         callback = callback.func
-    return callback
+    return callback  # pyright: ignore[reportUnknownVariableType]
 
 
 def _lacks_self(callback: Any) -> bool:

@@ -309,10 +309,9 @@ async def run_handler(target: CompiledHandler, event: Event, publication: Public
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
     try:
         result: Any = target.call(event)
-        kind: object = type(result)
         # The first test is the likely one, and spares the slow, exact second one.
-        if kind is CoroutineType or (result is not None and must_await(result)):
-            result = await result
+        if type(result) is CoroutineType or (result is not None and must_await(result)):
+            result = await result  # pyright: ignore[reportUnknownVariableType]
             if result is not None:
                 must_await(result)  # for what it raises alone
     except GeneratorExit:  # the loop is gone
