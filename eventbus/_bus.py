@@ -31,6 +31,7 @@ from ._delivery import (
 from ._event import Event
 from ._failure import HandlerFailure
 from ._handler import Handler, describe, must_await
+from ._misses import twin_of
 from ._on import Decorating
 from ._registry import Registry
 from ._subscription import Instrumentation, Subscription
@@ -125,7 +126,7 @@ class EventBus(Decorating):
         check_event_type(event_type)
         entry = self._registry.find(event_type, handler)
         if entry is None or not self._registry.remove(event_type, entry):
-            twin = self._registry.twin_of(event_type)
+            twin = twin_of(event_type, self.event_types())
             remedy = "pass the very object that was subscribed, or cancel its Subscription"
             raise ValueError(
                 f"{handler!r} is not subscribed to {event_type.__qualname__}; {twin or remedy}"
@@ -286,7 +287,8 @@ class EventBus(Decorating):
         check_event_type(event_type)
         waiter = EventWaiter(where)
         self._registry.check_open()
-        self._registry.warn_of_twin(event_type)
+        if twin_of(event_type, self.event_types()):
+            self._registry.misses.warn(event_type, self.event_types())
         return waiter.wait(self._registry.add(event_type, waiter))
 
     def deferred(self) -> AbstractAsyncContextManager[Publisher]:
@@ -347,7 +349,7 @@ class EventBus(Decorating):
         self._registry.close()
         handlers = [each for kind in self.event_types() for each in self.handlers(kind)]
         for waiter in waiters_among(handlers):
-            waiter.cancel_on(loop)
+            waiter.cancel(loop)
         if backlog is not None and not in_time:
             await backlog.cancel(timeout)
 

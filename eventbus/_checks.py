@@ -7,11 +7,10 @@ None of it is on the way of an event; a check that is passed costs little, even 
 import functools
 import importlib
 import inspect
-import os
 import sys
 import types
 from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Union, get_origin
 
 from ._event import Event
@@ -70,34 +69,6 @@ def _derive(other: type[object]) -> str:
     if other.__module__ == "builtins":
         return "define an event: class OrderPlaced(Event)"
     return f"derive its class: class {other.__name__}(Event)"
-
-
-def twin_of(event_type: type[Event], others: Iterable[type[Event]]) -> str:
-    """Return what to tell of a class among `others` that is this one made twice; "" if none is.
-
-    Two classes of one name and module, or one name and source file, were one in the source.
-    """
-    name, module, file = event_type.__qualname__, event_type.__module__, _file_of(event_type)
-    for other in others:
-        if other is event_type or other.__qualname__ != name:
-            continue
-        if other.__module__ == module:
-            cause = "its module or notebook cell has run twice, or the class was rebuilt"
-        elif file is not None and _file_of(other) == file:
-            cause = "one file was imported under two names"
-        else:
-            continue
-        return (
-            f"another class of the same name has handlers: {other.__module__}.{name} (of "
-            f"{_file_of(other) or 'no file'}) is not {module}.{name} (of {file or 'no file'}); "
-            f"most likely {cause}: have publisher and handlers import one and the same class"
-        )
-    return ""
-
-
-def _file_of(event_type: type[Event]) -> str | None:
-    file = getattr(sys.modules.get(event_type.__module__), "__file__", None)
-    return os.path.realpath(file) if isinstance(file, str) else None
 
 
 def check_callable(callback: Any, name: str, arguments: int) -> None:

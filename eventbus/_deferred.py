@@ -15,10 +15,7 @@ class Publisher(Protocol):
     """Whatever events can be published on: the bus itself, or its deferred publisher."""
 
     async def publish(self, event: Event) -> None:
-        """Publish an event and wait until its handlers have finished.
-
-        A deferred publisher publishes it later, after its block, and returns at once.
-        """
+        """Publish an event and wait for its handlers; when deferred, only after the block."""
 
     def publish_nowait(self, event: Event) -> None:
         """Publish an event without waiting for its handlers; when deferred, after the block."""
@@ -31,8 +28,7 @@ class Publisher(Protocol):
 class DeferredPublisher:
     """Records events while its block runs; publishes them when the block has succeeded.
 
-    One that was opened on another publishes by recording there: what is nested adds its events to
-    the outer block, and only the outermost one publishes on the bus.
+    One that was opened on another publishes by recording there, in the outer block.
     """
 
     def __init__(self, publisher: Publisher) -> None:

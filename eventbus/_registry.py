@@ -15,10 +15,11 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from ._checks import check_event, twin_of
+from ._checks import check_event
 from ._event import Event
-from ._failure import HandlerFailure, logger
+from ._failure import HandlerFailure
 from ._handler import CompiledHandler, Handler, Route, describe, identity
+from ._misses import Misses
 from ._subscription import Entry, Instrumentation, Subscription
 from ._wrapping import Hook, limited, observed
 
@@ -46,10 +47,10 @@ class Registry:
         self._changes = 0
         self._entries: dict[type[Event], dict[Hashable, Entry]] = {}
         self._hooks: tuple[Instrumentation, ...] = ()
-        self._warned: weakref.WeakSet[type[Event]] = weakref.WeakSet()
         self.lock = threading.RLock()
         self.routes: dict[type[Event], Route] = {}
         self.unhandled: dict[int, weakref.ref[type[Event]]] = {}
+        self.misses = Misses()
         self.closed: bool = False
 
     def add(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
@@ -163,8 +164,7 @@ class Registry:
                 unhandled[key] = weakref.ref(event_type, lambda _: unhandled.pop(key, None))
                 if event_type in self._entries:  # since a moment ago, by a signal handler
                     unhandled.pop(key, None)
-        self.warn_of_twin(event_type)
-        self._warn_of_base(event_type)
+        self.misses.warn(event_type, self._entries)
         return Route(tuple(known.if_unhandled for known in hooks))
 
     def _hooked(self, entry: Entry) -> CompiledHandler:
@@ -181,28 +181,3 @@ class Registry:
         else:
             self.routes.clear()
             self.unhandled.clear()
-
-    def twin_of(self, event_type: type[Event]) -> str:
-        """Return what to tell of a handled class of the same name, "" if there is none."""
-        return twin_of(event_type, self.event_types())
-
-    def warn_of_twin(self, event_type: type[Event]) -> None:
-        """Warn, once per type, if another class of its name has handlers, and it has none."""
-        if event_type not in self._entries and (twin := self.twin_of(event_type)):
-            self._warn(event_type, f"nobody handles this {event_type.__qualname__}, but {twin}")
-
-    def _warn_of_base(self, event_type: type[Event]) -> None:
-        base = next(filter(self._entries.__contains__, event_type.__mro__[1:]), None)
-        if base is not None:
-            name, other = event_type.__qualname__, base.__qualname__
-            remedy = f"events are delivered by exact type, so subscribe to {name}"
-            self._warn(
-                event_type, f"nobody handles {name}, but its base {other} has handlers: {remedy}"
-            )
-
-    def _warn(self, event_type: type[Event], warning: str) -> None:
-        with self.lock:
-            if event_type in self._warned:
-                return
-            self._warned.add(event_type)
-        logger().warning(warning)

@@ -7,17 +7,14 @@ Other threads and loops come through `call_soon_threadsafe`.
 
 from asyncio import AbstractEventLoop, CancelledError, Future, get_running_loop
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ._checks import running_loop
 from ._event import Event
 from ._handler import Handler, describe
+from ._subscription import Subscription
 
 E = TypeVar("E", bound=Event)
-
-
-class _Cancellable(Protocol):
-    def cancel(self) -> None: ...
 
 
 class EventWaiter(Generic[E]):
@@ -29,9 +26,9 @@ class EventWaiter(Generic[E]):
         self._loop = running_loop("wait_for")
         self._where = where
         self._future: Future[E] | None = None  # while it is pending
-        self._subscription: _Cancellable | None = None
+        self._subscription: Subscription | None = None
 
-    def wait(self, subscription: _Cancellable) -> Future[E]:
+    def wait(self, subscription: Subscription) -> Future[E]:
         """Return a future, which takes `subscription` back when it is done."""
         future = self._future = self._loop.create_future()
         self._subscription = subscription
@@ -42,14 +39,10 @@ class EventWaiter(Generic[E]):
         """Resolve the future, on its loop, with an event that was published on any."""
         self._on_loop(self._resolve, event)
 
-    def cancel_on(self, loop: AbstractEventLoop) -> None:
-        """Cancel the future if `loop` is its loop, and the running one."""
-        if loop is self._loop:
-            self._cancel()
-
-    def cancel(self) -> None:
-        """Cancel the future, on its loop: nothing can resolve it any more."""
-        self._on_loop(self._cancel)
+    def cancel(self, loop: AbstractEventLoop | None = None) -> None:
+        """Cancel the future, on its loop, if that is `loop` or none is given."""
+        if loop in (None, self._loop):
+            self._on_loop(self._cancel)
 
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         try:
