@@ -3,9 +3,8 @@
 
 An event's way: event -> route (by exact type) -> handlers -> outcome. `publish` has `deliver` start
 the handlers of the route, and waits for those that run. `publish_nowait` leaves them to the backlog
-of the running loop, which does the same, but for waiting.
-
-`_backlogs` is the one attribute that changes; each loop's thread adds its own key, atomically.
+of the running loop, which does the same, but for waiting. (`_backlogs` is the one attribute that
+changes; each loop's thread adds its own key, atomically.)
 """
 
 import asyncio
@@ -48,8 +47,7 @@ class EventBus(Decorating):
     """Delivers events to the handlers subscribed to their exact type, all of them concurrently.
 
     A bus belongs to no loop: it may be made anywhere and serve several, in several threads, each
-    with its own pending work. `async with EventBus() as bus:` closes it at the end, as `aclose()`
-    does, and raises `RuntimeError` on a closed one.
+    with its own pending work. `async with` closes it at the end; `RuntimeError` if it is closed.
 
     Args:
         on_error: Called with a `HandlerFailure` after a handler's failure was logged, in the
@@ -120,8 +118,7 @@ class EventBus(Decorating):
         """End every subscription of `handler` to this type, from the next publish on; any thread.
 
         Raises:
-            TypeError: `event_type` is not a subclass of `Event`.
-            ValueError: The handler is not subscribed to the type.
+            TypeError, ValueError: `event_type` is no subclass of `Event`; nothing is subscribed.
         """
         check_event_type(event_type)
         entry = self._registry.find(event_type, handler)
@@ -133,20 +130,16 @@ class EventBus(Decorating):
             )
 
     def clear(self) -> None:
-        """End every subscription at once, from the next publish on; for tests, in any thread.
+        """End every subscription at once, from the next publish on; any thread may call it.
 
-        What `publish_nowait` has accepted still runs. Futures of `wait_for` are cancelled, each
-        on its loop. Hooks stay.
+        What `publish_nowait` has accepted still runs. Futures of `wait_for` are cancelled, each on
+        its loop. Hooks stay.
         """
         for waiter in waiters_among(self._registry.clear()):
             waiter.cancel()
 
     def handlers(self, event_type: type[Event]) -> tuple[Handler, ...]:
-        """Return the handlers subscribed to exactly this type, in delivery order.
-
-        Raises:
-            TypeError: `event_type` is not a subclass of `Event`.
-        """
+        """Return the handlers of exactly this type, in delivery order; `TypeError` if none is."""
         check_event_type(event_type)
         return self._registry.handlers(event_type)
 
@@ -280,8 +273,7 @@ class EventBus(Decorating):
         `where` becomes the future's. `clear`, and `aclose` on its loop, cancel it.
 
         Raises:
-            TypeError: `event_type` is not a subclass of `Event`, or `where` cannot be called
-                with one argument, or is async.
+            TypeError: `event_type` is no subclass of `Event`, or `where` no sync test of an event.
             RuntimeError: No asyncio loop is running in this thread, or the bus is closed.
         """
         check_event_type(event_type)
@@ -294,13 +286,10 @@ class EventBus(Decorating):
     def deferred(self) -> AbstractAsyncContextManager[Publisher]:
         """Return a context manager whose publisher records events, and publishes them at its end.
 
-        When the block ends without an exception, they are published in order: those of `publish`
-        awaited one after the other, those of `publish_nowait` scheduled in their place. On an
-        exception, cancellation included, they are dropped; on one while they are being published,
-        the rest is, and logged. Publish after commit::
-
-            async with bus.deferred() as events, session.begin():
-                ...
+        When the block has succeeded, they are published in order: those of `publish` awaited one
+        after the other, those of `publish_nowait` scheduled in their place. On an exception,
+        cancellation included, they are dropped; on one while they are published, the rest is, and
+        logged. Publish after commit: `async with bus.deferred() as events, session.begin():`.
         """
         return DeferredPublisher(self)
 
@@ -318,10 +307,10 @@ class EventBus(Decorating):
     async def join(self) -> None:
         """Wait until the running loop has no `publish_nowait` work left.
 
-        What handlers publish meanwhile is included. Called from inside a handler of such work,
-        it waits neither for the event that this handler is handling, nor for events whose
-        handlers wait here as well. Cancelling it cancels no work. Whoever is still waited for
-        after ten seconds is logged, at WARNING, and again after 20, 40 and so on.
+        What handlers publish meanwhile is included. Inside a handler of such work it waits neither
+        for the event that the handler is handling, nor for events whose handlers wait here, too.
+        Cancelling it cancels no work. For whom it waits is logged after ten seconds, at WARNING,
+        and again twice as long after each time.
         """
         backlog = self._backlogs.get(get_running_loop())
         if backlog is not None:
@@ -331,15 +320,13 @@ class EventBus(Decorating):
         """Finish the running loop's `publish_nowait` work, and refuse all publishing from then on.
 
         Futures of `wait_for` that are pending on this loop are cancelled then. Closing twice is
-        fine. Work of other loops that was accepted before goes on. Cancelled while it waits for
-        work, it cancels nothing and leaves the bus open; cancelled later, it ends in time all the
-        same, and then raises.
+        fine. Other loops finish what they have accepted. Cancelled while it waits for work, it
+        cancels nothing and leaves the bus open; cancelled later, it ends in time, and then raises.
 
         Args:
-            timeout: Seconds to wait; then the handlers still running and the events still
-                queued are logged by name, the events dropped, the handlers cancelled and awaited,
-                for `timeout` seconds more; those that have not ended by then are logged by name
-                and left. None waits as long as it takes.
+            timeout: Seconds to wait, None for as long as it takes. Then events still queued are
+                dropped, and handlers still running cancelled, both logged by name, and awaited
+                for `timeout` seconds more; those that go on for all that are logged and left.
         """
         loop = get_running_loop()
         backlog = self._backlogs.get(loop)

@@ -49,20 +49,12 @@ class Publication:
 
     # `deliver` sets them: `__init__` would cost more than they do.
     event: Event
-    # The level above; None once finished, lest contexts that live on keep a whole chain.
-    parent: "Publication | None"
-    # Levels of the chain down to here, 1 for the outermost; 0 once finished. May count outer levels
-    # that have finished meanwhile; `chain_to` does not.
-    depth: int
-    # The handlers that have not ended, with the only strong references to their tasks; and tasks
-    # that may outlive their handlers. None before the first.
-    running: dict[object, Task[None]] | None
-    # Whom to tell of the end of the last one; None if the event is awaited.
-    backlog: _Backlog | None
-    # What the publisher awaits then.
-    waiter: Future[None] | None
-    # Why the handlers were cancelled, if they were.
-    stop: BaseException | None
+    parent: "Publication | None"  # the level above; None once finished, lest a whole chain is kept
+    depth: int  # of the chain, 1 if outermost; 0 once finished. May count levels that have finished
+    running: dict[object, Task[None]] | None  # by handler, and by tasks that may outlive it
+    backlog: _Backlog | None  # whom to tell of the end of the last one, if nobody awaits the event
+    waiter: Future[None] | None  # what the publisher awaits otherwise
+    stop: BaseException | None  # why the handlers were cancelled, if they were
 
     async def wait(self) -> None:
         """Wait for the last handler; raise what the publisher, or the program, is to end with.

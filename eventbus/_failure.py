@@ -18,14 +18,13 @@ Chain = tuple[type[Event], ...]
 class HandlerFailure:
     """One failed run of one handler, as `on_error` receives it.
 
-    The bus keeps none of it; who keeps a failure keeps its event, its exception and the frames
-    of the exception's traceback.
+    The bus keeps none of it; who keeps one keeps the event, the exception, and all of its frames.
 
     Attributes:
         event: The event that was being handled.
         handler: The handler that failed.
-        exception: What it raised; a `CancelledError` if it was cancelled by anyone but its
-            publisher or the bus, a `TimeoutError` if it overran `handler_timeout`.
+        exception: What it raised; a `CancelledError` if anyone but its publisher or the bus has
+            cancelled it, a `TimeoutError` if it overran `handler_timeout`.
         chain: Event types, from the outermost awaited publish to this event's.
     """
 
