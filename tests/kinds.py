@@ -157,9 +157,15 @@ def static_method(record):
     return Owner.handle
 
 
-@kind(SYNC)
-def static_method_object(record):
-    return staticmethod(function(record))
+@kind(ASYNC)
+def async_static_method(record):
+    class Owner:
+        @staticmethod
+        async def handle(event):
+            await asyncio.sleep(0)
+            record(event)
+
+    return Owner().handle
 
 
 @kind(SYNC)
@@ -194,15 +200,22 @@ def a_class(record):
 
 
 @kind(SYNC)
-def class_with_async_instances(record):
-    class Callable:
-        def __init__(self, event):
-            record(event)
+def parameter_called_self(record):
+    def handler(self):
+        record(self)
 
-        async def __call__(self, event):
-            raise AssertionError("the class is the handler, not its instance")
+    return handler
 
-    return Callable
+
+@kind(SYNC)
+def decorated_bound_method(record):
+    service = Service(record)
+
+    @functools.wraps(service.handle)
+    def wrapped(*args):
+        return service.handle(*args)
+
+    return wrapped
 
 
 @kind(SYNC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""C3: whatever a handler returns is awaited if it is awaitable, and ignored otherwise."""
+"""C3: whatever a handler returns is awaited if it is awaitable; most else is ignored."""
 
 import asyncio
 import functools
@@ -288,7 +288,7 @@ async def test_every_event_is_treated_alike(bus, errors, form, publish):
     assert len(errors) == 0
 
 
-# Everything else is ignored
+# Everything else is ignored, but for a body that would never run (see test_unrun_bodies)
 
 
 class PretendsOnInstance:
@@ -298,14 +298,6 @@ class PretendsOnInstance:
         self.__await__ = None
 
 
-def generated():
-    yield
-
-
-async def generated_async():
-    yield
-
-
 OTHERS = {
     "0": lambda: 0,
     "text": lambda: "text",
@@ -313,8 +305,6 @@ OTHERS = {
     "exception": lambda: LookupError("returned, not raised"),
     "not implemented": lambda: NotImplemented,
     "coroutine function": lambda: asyncio.sleep,
-    "generator": generated,
-    "async generator": generated_async,
     "on the instance": PretendsOnInstance,
     "Mock": mock.Mock,
     "MagicMock": mock.MagicMock,
@@ -373,6 +363,22 @@ async def test_async_by_name_only(bus, errors, value, publish):
     await publish(bus, OrderPlaced())
     assert len(seen) == 1
     assert len(errors) == 0
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="inspect cannot be told before 3.12")
+@pytest.mark.parametrize("publish", WAYS.values(), ids=WAYS)
+async def test_async_by_name_with_a_body_that_never_runs(bus, failures, publish):
+    """C3: such a handler has failed, too, if what it returns is a generator."""
+
+    @inspect.markcoroutinefunction
+    def handler(event):
+        return (step for step in [event])
+
+    bus.subscribe(OrderPlaced, handler)
+    await publish(bus, OrderPlaced())
+    [failure] = failures
+    with pytest.raises(TypeError, match="body never runs"):
+        raise failure.exception
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="inspect cannot be told before 3.12")

@@ -2,12 +2,16 @@
 """C2.2: what can be no handler, event type or option is refused at once, with the remedy."""
 
 import functools
-from typing import Generic, TypeVar
+import gc
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Generic, TypeVar, Union
 
 import pytest
 from kinds import async_call, coroutine_function
-from support import InvoiceIssued, OrderPlaced, do_nothing
-from target import Event, EventBus
+from support import InvoiceIssued, OrderPlaced, callbacks, do_nothing
+from target import Event, EventBus, package
 
 # Event types and handlers
 
@@ -29,7 +33,9 @@ BAD_TYPES = {
     "instance": (OrderPlaced(), "OrderPlaced.*; pass the class OrderPlaced, not an instance"),
     "generic alias": (Box[int], r"Box\[int\]; .* exact class: pass Box$"),
     "builtin alias": (list[int], r"list\[int\]; .* exact class: pass list$"),
-    "union": (OrderPlaced | InvoiceIssued, r"OrderPlaced \| .*; pass a class derived from Event"),
+    "union": (OrderPlaced | InvoiceIssued, r"OrderPlaced \| .*; name each type: .*@bus.on\(A, B\)"),
+    "typing union": (Union[OrderPlaced, InvoiceIssued], "; name each type: "),  # noqa: UP007
+    "optional": (OrderPlaced | None, "OrderPlaced.*; name each type: "),
     "tuple": ((OrderPlaced, InvoiceIssued), "InvoiceIssued.*; pass a class derived from Event"),
     "name": ("OrderPlaced", "'OrderPlaced'; pass a class derived from Event"),
     "None": (None, "None; pass a class derived from Event"),
@@ -55,6 +61,44 @@ def test_what_is_no_event_type_is_refused(bus, wrong, message):
     assert bus.event_types() == ()
 
 
+@pytest.fixture
+def other_event():
+    """The `Event` of another copy of the package."""
+    before = dict(sys.modules)
+    place = Path(package.__file__)
+    spec = importlib.util.spec_from_file_location(
+        "vendored_copy", place, submodule_search_locations=[str(place.parent)]
+    )
+    copy = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    yield copy.Event
+    for name in sys.modules.keys() - before.keys():
+        del sys.modules[name]
+
+
+async def test_event_of_another_copy_of_the_package(bus, other_event):
+    """C2.2, C4.7: whoever mixes two copies is told so, with the modules of both."""
+
+    class Foreign(other_event):
+        pass
+
+    for call in (
+        lambda: bus.subscribe(Foreign, do_nothing),
+        lambda: bus.unsubscribe(Foreign, do_nothing),
+        lambda: bus.on(Foreign),
+        lambda: bus.handlers(Foreign),
+        lambda: bus.wait_for(Foreign),
+        lambda: bus.publish_nowait(Foreign()),
+        lambda: bus.publish(Foreign()).send(None),
+    ):
+        with pytest.raises(TypeError, match="another copy of this package") as info:
+            call()
+        assert other_event.__module__ in str(info.value)
+        assert Event.__module__ in str(info.value)
+    assert other_event.__module__ != Event.__module__
+    assert bus.event_types() == ()
+
+
 def generator(event):
     yield
 
@@ -73,9 +117,71 @@ class AsyncGeneratorCall:
         yield
 
 
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def decorated_for_one(function):
+    @functools.wraps(function)
+    def wrapper(self, event=None):
+        return function(self, event)
+
+    return wrapper
+
+
+def decorated_async(function):
+    @functools.wraps(function)
+    async def wrapper(*args, **kwargs):
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
+class CallableObjects:
+    def __init__(self, event):
+        pass
+
+    def __call__(self, event):
+        pass
+
+
+class AsyncCallableObjects(CallableObjects):
+    async def __call__(self, event):
+        pass
+
+
+class Inheriting(AsyncCallableObjects):
+    pass
+
+
 class Methods:
     def nothing(self):
         pass
+
+    def one(self, event):
+        pass
+
+    async def one_async(self, event):
+        pass
+
+    def default(self, event=None):
+        pass
+
+    def rest(self, *events):
+        pass
+
+    def alone(self, /):
+        pass
+
+    wrapped = decorated(one)
+    wrapped_twice = decorated(decorated_for_one(one))
+    wrapped_async = decorated_async(one_async)
+    wrapped_default = decorated(default)
+    cached = functools.cache(default)
 
     def two(self, first, second):
         pass
@@ -90,11 +196,30 @@ BAD_HANDLERS = {
     "event": (OrderPlaced(), "OrderPlaced.*; pass the function itself"),
     "no argument": (lambda: None, r"<lambda>\(\) .* 1 positional argument .*; give it 1 parameter"),
     "two arguments": (lambda a, b: None, r"\(a, b\) .*'b'.*functools.partial"),
-    "keyword only": (lambda *, event: None, r"\(\*, event\) .*functools.partial"),
+    "keyword only": (lambda *, event: None, r"\(\*, event\) .* passed by position: remove the \*"),
     "required keyword": (lambda event, *, key: None, "'key'.*functools.partial"),
     "method without": (Methods().nothing, r"Methods.nothing\(\) .*; give it 1 parameter"),
     "method with two": (Methods().two, r"Methods.two\(first, second\) .*functools.partial"),
-    "unbound method": (Methods.two, r"Methods.two\(self, first, second\) .*functools.partial"),
+    "static method object": (
+        staticmethod(do_nothing),
+        "do_nothing is a staticmethod object; .* outside",
+    ),
+    "class method object": (
+        classmethod(do_nothing),
+        "do_nothing is a classmethod object; .* outside",
+    ),
+    "class of callables": (
+        CallableObjects,
+        r"a class whose instances .*: CallableObjects\(\.\.\.\)$",
+    ),
+    "class of async callables": (
+        AsyncCallableObjects,
+        r"a class .* pass one: AsyncCallableObjects\(",
+    ),
+    "class that inherits it": (
+        Inheriting,
+        r"a class whose instances are callable; .*: Inheriting\(",
+    ),
     "full partial": (functools.partial(do_nothing, 1), r"do_nothing\(\) .*; give it 1 parameter"),
     "class without": (NoEvent, r"NoEvent\(\) .*; give it 1 parameter"),
     "builtin": ([].clear, r"list.clear\(\) .*; give it 1 parameter"),
@@ -118,6 +243,58 @@ def test_what_cannot_handle_is_refused(bus, wrong, message):
             call()
     assert bus.event_types() == ()
     assert bus.handlers(OrderPlaced) == ()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in vars(Methods) if not name.startswith("__") and name != "steps"]
+)
+def test_method_without_its_object_is_refused(bus, name):
+    """C2.2: a second parameter with a default does not make `self` the event, decorated or not."""
+    with pytest.raises(TypeError, match=r"is a method without its object; subscribe instance\.\w+"):
+        bus.subscribe(OrderPlaced, getattr(Methods, name))
+    assert bus.event_types() == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (lambda function: function, r"m is a method without its object; subscribe instance\.m"),
+        (decorated, r"m is a method without its object; subscribe instance\.m"),
+        (decorated_async, r"m is a method without its object; subscribe instance\.m"),
+        (staticmethod, "m is a staticmethod object; subscribe it outside of the class"),
+        (classmethod, "m is a classmethod object; subscribe it outside of the class"),
+    ],
+)
+def test_decorated_in_the_class_body(bus, kind, message):
+    """C2.2: `@bus.on` in a class body sees no object yet, and says where to subscribe instead."""
+    with pytest.raises(TypeError, match=message):
+
+        class Service:
+            @bus.on(OrderPlaced)
+            @kind
+            def m(self, event=None):
+                pass
+
+    assert bus.event_types() == ()
+
+
+@pytest.mark.parametrize("name", ["one", "default", "wrapped", "wrapped_default", "rest"])
+def test_method_with_its_object_is_accepted(bus, name):
+    """C2.1: the remedy works: the same method, taken from an instance."""
+    method = getattr(Methods(), name)
+    bus.subscribe(OrderPlaced, method)
+    assert callbacks(bus) == [method]
+
+
+def test_coroutine_object_is_refused(bus, recwarn):
+    """C2.2: what was called already is told so, and Python does not complain of it besides."""
+    handler = coroutine_function(None)
+    for call in (lambda made: bus.subscribe(OrderPlaced, made), bus.on(OrderPlaced)):
+        with pytest.raises(TypeError, match="is a coroutine object; pass the function itself"):
+            call(handler(OrderPlaced()))
+    gc.collect()
+    assert list(recwarn) == []
+    assert bus.event_types() == ()
 
 
 def test_refused_handler_changes_nothing_for_the_others(bus):

@@ -14,6 +14,7 @@ from support import (
     fail_early,
     forever,
     start_publisher,
+    turns,
     use,
     with_and_without_factories,
 )
@@ -94,8 +95,43 @@ async def test_failure_before_cancellation_is_reported_once(bus, errors):
 
 
 @with_and_without_factories
-async def test_cancelled_twice(bus, errors, factory):
-    """C4.5: cancelled again while handlers clean up, the publisher still waits for them."""
+async def test_cancelled_at_every_turn(bus, errors, factory):
+    """C4.5: as anyio's scopes do it; each handler sees one cancellation, and cleans up in peace."""
+    use(factory)
+    log = []
+
+    async def clean_up(event):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+        finally:
+            await turns(20)
+            log.append("cleaned up")
+
+    async def swallow(event):
+        for _ in range(2):
+            try:
+                await turns(20)
+            except asyncio.CancelledError:
+                log.append("cancelled")
+
+    publisher = await start_publisher(bus, clean_up, swallow, clean_up)
+    count = 0
+    while not publisher.done():
+        publisher.cancel()
+        count += 1
+        await asyncio.sleep(0)
+    assert count > 20
+    assert publisher.cancelled()
+    assert sorted(log) == ["cancelled"] * 3 + ["cleaned up"] * 2
+    assert len(errors) == 0
+
+
+@with_and_without_factories
+async def test_cancelled_again_much_later(bus, errors, factory):
+    """C4.5: nor is a handler cancelled again that takes its time."""
     use(factory)
     release = asyncio.Event()
     log = []
@@ -109,17 +145,49 @@ async def test_cancelled_twice(bus, errors, factory):
 
     publisher = await start_publisher(bus, stubborn, stubborn)
     try:
-        for count in (1, 2, 3):
+        for _ in range(3):
             publisher.cancel()
-            for _ in range(4):
-                await asyncio.sleep(0)
-            assert len(log) == 2 * count
+            await turns()
+            assert log == ["cancelled"] * 2
             assert not publisher.done()
     finally:
         release.set()
     with pytest.raises(asyncio.CancelledError):
         await publisher
-    assert log == ["cancelled"] * 6
+    assert log == ["cancelled"] * 2
+    assert len(errors) == 0
+
+
+@with_and_without_factories
+async def test_cancelled_at_every_turn_down_a_chain(bus, errors, factory):
+    """C4.5: a cancellation is passed on once at each level, and every level cleans up."""
+    use(factory)
+    log = []
+
+    async def descend(event):
+        try:
+            if event.left:
+                await bus.publish(Level(event.left - 1))
+            else:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+        finally:
+            await turns(10)
+            log.append(event.left)
+
+    async def start(event):
+        await bus.publish(Level(2))
+
+    bus.subscribe(Level, descend)
+    publisher = await start_publisher(bus, start)
+    await turns(20)
+    while not publisher.done():
+        publisher.cancel()
+        await asyncio.sleep(0)
+    assert publisher.cancelled()
+    assert log == ["cancelled", 0, "cancelled", 1, "cancelled", 2]
     assert len(errors) == 0
 
 
@@ -323,8 +391,7 @@ async def test_cancellation_on_top_of_a_timeout(bus):
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             cleaning_up.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await release.wait()
+            await release.wait()
 
     async def publish():
         try:
@@ -338,6 +405,9 @@ async def test_cancellation_on_top_of_a_timeout(bus):
     publisher = asyncio.create_task(publish())
     await cleaning_up.wait()
     publisher.cancel()
+    await turns()
+    assert not publisher.done()
+    release.set()
     with pytest.raises(asyncio.CancelledError):
         await publisher
     assert outcome == [asyncio.CancelledError]

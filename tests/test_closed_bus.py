@@ -129,6 +129,16 @@ async def test_async_with():
     await assert_closed(bus)
 
 
+async def test_async_with_on_a_closed_bus(bus):
+    """C6.2: a closed bus does not begin another block, and says so before the block runs."""
+    async with bus:
+        pass
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"closed; .* make a new bus"):
+            async with bus:
+                pytest.fail("the block runs")
+
+
 async def test_async_with_and_an_exception():
     """C6.2: an exception in the block is raised, after the work was finished."""
     seen = []
@@ -177,7 +187,7 @@ async def test_aclose_cancelled_while_it_cancels(bus):
 
     bus.subscribe(OrderPlaced, slow_to_end)
     bus.publish_nowait(OrderPlaced())
-    closing = asyncio.create_task(bus.aclose(timeout=0.01))
+    closing = asyncio.create_task(bus.aclose(timeout=0.2))
     try:
         async with asyncio.timeout(PATIENCE):
             await cancelling.wait()

@@ -5,7 +5,7 @@ import asyncio
 import sys
 
 import pytest
-from support import PATIENCE, InvoiceIssued, MailSent, OrderPlaced, join, turns, use
+from support import PATIENCE, InvoiceIssued, MailSent, OrderPlaced, join, turns, until, use
 from target import EventBus
 
 # From outside
@@ -106,50 +106,128 @@ async def test_join_waits_for_a_handler_that_joined_itself(bus, joins_first):
     assert len(finished) == 1
 
 
+@pytest.mark.parametrize("handlers", [1, 3])
+async def test_pending_counts_events(bus, gated, handlers):
+    """C6.1: queued or running, an event is one, however many handlers it has left."""
+    gates = [asyncio.Event() for _ in range(handlers)]
+    for gate in gates:
+        bus.subscribe(InvoiceIssued, lambda event, gate=gate: gate.wait())
+    bus.publish_nowait(InvoiceIssued())
+    bus.publish_nowait(InvoiceIssued())
+    assert bus.pending == 2
+    await turns()
+    bus.publish_nowait(OrderPlaced())
+    assert bus.pending == 3
+    await gated.started.wait()
+    for gate in gates:
+        assert bus.pending == 3
+        gate.set()
+        await turns()
+    assert bus.pending == 1
+    gated.gate.set()
+    await join(bus)
+    assert bus.pending == 0
+
+
 # In a handler
 
 
-async def test_join_in_a_handler_waits_for_all_others(bus, gated):
-    """C6.1: a handler that joins waits for siblings and other events, not for itself."""
+async def test_join_in_a_handler_waits_for_all_other_events(bus, gated):
+    """C6.1: a handler that joins waits for the other events, not for its own."""
     order = []
 
     async def join_inside(event):
         await join(bus)
         order.append(("joined", gated.finished))
 
-    bus.subscribe(OrderPlaced, join_inside)
-    bus.subscribe(InvoiceIssued, lambda event: order.append("invoice"))
-    bus.publish_nowait(OrderPlaced())
-    bus.publish_nowait(InvoiceIssued())
+    bus.subscribe(InvoiceIssued, join_inside)
+    bus.subscribe(MailSent, lambda event: order.append("mail"))
+    for event_type in (OrderPlaced, InvoiceIssued, MailSent):
+        bus.publish_nowait(event_type())
     await gated.started.wait()
     await turns()
-    assert order == ["invoice"]
+    assert order == ["mail"]
     gated.gate.set()
     await join(bus)
-    assert order == ["invoice", ("joined", 1)]
+    assert order == ["mail", ("joined", 1)]
 
 
-async def test_two_siblings_join(bus, gated):
-    """C6.1: handlers that join do not wait for each other."""
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+async def test_join_in_a_handler_does_not_wait_for_its_siblings(bus, nested, first):
+    """C6.1: nor does it wait for the other handlers of its event, or of one awaited in it."""
+    order, joined = [], asyncio.Event()
+
+    async def join_inside(event):
+        await join(bus)
+        order.append("joined")
+        joined.set()
+
+    async def waits_for_the_join(event):
+        await joined.wait()
+        await turns()
+        order.append("sibling")
+
+    async def publish_inside(event):
+        await bus.publish(InvoiceIssued())
+
+    joining = publish_inside if nested else join_inside
+    siblings = [joining, waits_for_the_join] if first else [waits_for_the_join, joining]
+    for handler in siblings:
+        bus.subscribe(OrderPlaced, handler)
+    for handler in (waits_for_the_join, join_inside):
+        bus.subscribe(InvoiceIssued, handler)
+    bus.publish_nowait(OrderPlaced())
+    await join(bus)
+    assert order == ["joined"] + ["sibling"] * (1 + nested)
+    assert bus.pending == 0
+
+
+@pytest.mark.parametrize("second", [InvoiceIssued, MailSent], ids=["one event", "two events"])
+async def test_two_handlers_join(bus, gated, second):
+    """C6.1: handlers that join do not wait for each other, be they of one event or of two."""
     joined = []
 
-    async def first(event):
+    async def join_inside(event):
         await join(bus)
-        joined.append(("first", gated.finished))
+        joined.append(gated.finished)
 
-    async def second(event):
-        await join(bus)
-        joined.append(("second", gated.finished))
-
-    bus.subscribe(OrderPlaced, first)
-    bus.subscribe(OrderPlaced, second)
-    bus.publish_nowait(OrderPlaced())
+    bus.subscribe(InvoiceIssued, join_inside)
+    bus.subscribe(second, join_inside.__call__)
+    for event_type in {OrderPlaced: 1, InvoiceIssued: 2, second: 3}:
+        bus.publish_nowait(event_type())
     await gated.started.wait()
     await turns()
     assert joined == []
     gated.gate.set()
     await join(bus)
-    assert sorted(joined) == [("first", 1), ("second", 1)]
+    assert joined == [1, 1]
+
+
+async def test_what_a_handler_does_after_its_join_is_waited_for(bus):
+    """C6.1: an event whose handler has joined is work again, for joins in handlers too."""
+    order, gate = [], asyncio.Event()
+
+    async def join_first(event):
+        await join(bus)
+        await gate.wait()
+        order.append("first")
+
+    async def join_second(event):
+        await turns()
+        await join(bus)
+        order.append("second")
+
+    bus.subscribe(OrderPlaced, join_first)
+    bus.subscribe(InvoiceIssued, join_second)
+    bus.publish_nowait(OrderPlaced())
+    await turns()
+    bus.publish_nowait(InvoiceIssued())
+    await turns(10)
+    assert order == []
+    gate.set()
+    await join(bus)
+    assert order == ["first", "second"]
 
 
 async def test_a_handler_joins_twice_at_once(bus, gated):
@@ -162,8 +240,9 @@ async def test_a_handler_joins_twice_at_once(bus, gated):
         await bus.join()
         joined.append(gated.finished)
 
-    bus.subscribe(OrderPlaced, join_inside)
+    bus.subscribe(InvoiceIssued, join_inside)
     bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
     await gated.started.wait()
     await turns()
     assert joined == []
@@ -186,8 +265,9 @@ async def test_one_of_two_joins_of_a_handler_is_cancelled(bus, gated):
         await joining
         joined.append(gated.finished)
 
-    bus.subscribe(OrderPlaced, join_inside)
+    bus.subscribe(InvoiceIssued, join_inside)
     bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
     await gated.started.wait()
     await turns()
     assert joined == []
@@ -208,9 +288,10 @@ async def test_join_in_a_nested_publish(bus, gated):
         await join(bus)
         joined.append(gated.finished)
 
-    bus.subscribe(OrderPlaced, publish_inside)
+    bus.subscribe(MailSent, publish_inside)
     bus.subscribe(InvoiceIssued, join_inside)
     bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(MailSent())
     await gated.started.wait()
     await turns()
     assert joined == []
@@ -271,11 +352,12 @@ async def test_join_in_a_task_that_its_handler_awaits(bus, gated, waits):
         await asyncio.shield(asyncio.create_task(bus.join()))
         joined.append(gated.finished)
 
-    bus.subscribe(OrderPlaced, join_inside)
+    bus.subscribe(InvoiceIssued, join_inside)
     for number in (1, 2):
         gated.started.clear()
         gated.gate.clear()
         bus.publish_nowait(OrderPlaced())
+        bus.publish_nowait(InvoiceIssued())
         await gated.started.wait()
         await turns()
         assert len(joined) == number - 1
@@ -285,34 +367,37 @@ async def test_join_in_a_task_that_its_handler_awaits(bus, gated, waits):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
-async def test_join_in_a_task_that_one_of_several_handlers_awaits(bus, place):
+async def test_join_in_a_task_that_one_of_several_handlers_awaits(bus, gated, place):
     """C6.1: neither the place of the handler nor the others of its event make a difference."""
-    log, gate = [], asyncio.Event()
+    log, joined = [], asyncio.Event()
 
     async def at_once(event):
         log.append("at once")
 
     async def waits(event):
-        await gate.wait()
+        await joined.wait()
         log.append("waited")
 
     async def join_inside(event):
         await asyncio.shield(asyncio.create_task(bus.join()))
         log.append("joined")
+        joined.set()
 
     handlers = [at_once, waits, lambda event: log.append("sync")]
     handlers.insert(place, join_inside)
     for handler in handlers:
-        bus.subscribe(OrderPlaced, handler)
+        bus.subscribe(InvoiceIssued, handler)
     for _ in range(2):
         log.clear()
-        gate.clear()
+        joined.clear()
+        gated.gate.clear()
+        bus.publish_nowait(InvoiceIssued())
         bus.publish_nowait(OrderPlaced())
         await turns()
         assert log == ["at once", "sync"]
-        gate.set()
+        gated.gate.set()
         await join(bus)
-        assert log == ["at once", "sync", "waited", "joined"]
+        assert log == ["at once", "sync", "joined", "waited"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from 3.12 on")
@@ -365,39 +450,54 @@ async def test_join_from_a_task_that_outlived_its_handler(bus, gated, waits):
     assert joined == [1]
 
 
-async def test_tasks_left_behind_as_their_handler_ends(bus):
-    """C6.1, C7: from its last step on, they belong to a handler no longer, for join and chain."""
-    chains, joined, finished, tasks, last_step = [], [], [], [], asyncio.Event()
+@pytest.mark.parametrize("alone", [False, True])
+async def test_tasks_left_behind_as_their_handler_ends(alone):
+    """C6.1, C7: a task belongs to its event, for join and chain, until the last handler's end."""
+    chains, joined, tasks, last_step = [], [], [], asyncio.Event()
+    gate, gone, ended = asyncio.Event(), asyncio.Event(), []
     bus = EventBus(on_error=lambda failure: chains.append(failure.chain))
+
+    async def publish_and_join():
+        await bus.publish(MailSent())
+        await join(bus)
+        joined.append(len(ended))
 
     async def go_on():
         await last_step.wait()
-        await bus.publish(MailSent())
-        await join(bus)
-        joined.append(list(finished))
+        await publish_and_join()
+        await gone.wait()
+        await publish_and_join()
 
     async def leave_behind(event):
         tasks.append(asyncio.create_task(go_on()))
         await turns()
         last_step.set()
 
-    async def join_inside(event):
-        await join(bus)
-        await turns()
-        finished.append(event)
+    async def sibling(event):
+        await gate.wait()
+        ended.append(event)
+
+    async def other(event):
+        await asyncio.sleep(0)
 
     def fail(event):
         raise LookupError
 
     bus.subscribe(OrderPlaced, leave_behind)
-    bus.subscribe(OrderPlaced, join_inside)
+    if not alone:
+        bus.subscribe(OrderPlaced, sibling)
+    bus.subscribe(InvoiceIssued, other)
     bus.subscribe(MailSent, fail)
-    event = OrderPlaced()
-    bus.publish_nowait(event)
-    await turns()
+    bus.publish_nowait(OrderPlaced())
+    await turns(10)
+    bus.publish_nowait(InvoiceIssued())
+    await until(lambda: joined)
+    gate.set()
+    await join(bus)
+    gone.set()
     await asyncio.gather(*tasks)
-    assert chains == [(MailSent,)]
-    assert joined == [[event]]
+    assert chains == [(MailSent,) if alone else (OrderPlaced, MailSent), (MailSent,)]
+    assert joined == [0, 0 if alone else 1]
 
 
 async def test_join_from_a_task_of_a_handler_that_finishes_first(bus, gated):

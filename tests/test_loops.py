@@ -472,6 +472,24 @@ def test_uvloop(errors):
     assert len(errors) == 1
 
 
+def test_uvloop_that_ends_with_work(errors):
+    """C4.9, C5.7: the end of a uvloop is noticed as well, and its handlers have not failed."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main():
+        bus = EventBus()
+        bus.subscribe(OrderPlaced, wait_for_ever)
+        bus.publish_nowait(OrderPlaced())
+        await asyncio.sleep(0.01)
+
+    with asyncio.Runner(debug=True, loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+    gc.collect()
+    [record] = errors
+    assert "wait_for_ever" in record.getMessage()
+    assert "await bus.aclose() before the loop ends" in record.getMessage()
+
+
 def test_uvloop_cancelled_publisher():
     """C4.9: a cancelled publisher cancels and awaits its handlers on uvloop too."""
     uvloop = pytest.importorskip("uvloop")

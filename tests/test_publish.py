@@ -60,6 +60,25 @@ async def test_sync_handlers_have_run(bus):
     assert first == second == [event]
 
 
+def test_without_a_loop(bus, errors):
+    """C4.1, C3: sync handlers need no loop; what is to be awaited needs asyncio's, and says so."""
+    seen = []
+
+    async def handle(event):
+        seen.append("async")
+
+    subscription = bus.subscribe(OrderPlaced, lambda event: seen.append("sync"))
+    with pytest.raises(StopIteration):
+        bus.publish(OrderPlaced()).send(None)
+    assert seen == ["sync"]
+    subscription.cancel()
+    bus.subscribe(OrderPlaced, handle)
+    with pytest.raises(RuntimeError, match=r"publish, .* needs a running asyncio event loop"):
+        bus.publish(OrderPlaced()).send(None)
+    assert seen == ["sync"]
+    assert len(errors) == 0
+
+
 async def test_nothing_runs_before_the_await(bus):
     """C4.1: publish is a coroutine function; called without await, it runs no handler."""
     seen = []

@@ -48,7 +48,9 @@ def test_bound_method_is_found_again(bus, owner):
     name = "append" if owner == [] else "handle"
     assert getattr(owner, name) is not getattr(owner, name)
     first = bus.subscribe(OrderPlaced, getattr(owner, name))
-    assert bus.subscribe(OrderPlaced, getattr(owner, name)) is first
+    second = bus.subscribe(OrderPlaced, getattr(owner, name))
+    assert second is not first
+    assert second.handler is first.handler
     assert len(bus.handlers(OrderPlaced)) == 1
     bus.unsubscribe(OrderPlaced, getattr(owner, name))
     assert bus.handlers(OrderPlaced) == ()
@@ -139,6 +141,37 @@ async def test_one_handler_of_two_types(bus):
     assert list(map(type, seen)) == [OrderPlaced, InvoiceIssued]
     first.cancel()
     assert bus.event_types() == (InvoiceIssued,)
+
+
+def audit(event):
+    pass
+
+
+@pytest.mark.parametrize("end", [Subscription.cancel, Subscription.__exit__])
+def test_block_ends_its_own_subscription_alone(bus, end):
+    """C2.3: the handler keeps its first place until its last subscription, whichever, has ended."""
+    before = bus.subscribe(OrderPlaced, audit)
+    bus.subscribe(OrderPlaced, do_nothing)
+    with bus.subscribe(OrderPlaced, audit):
+        assert callbacks(bus) == [audit, do_nothing]
+    assert callbacks(bus) == [audit, do_nothing]
+    with bus.subscribe(OrderPlaced, audit):
+        end(before)
+        assert callbacks(bus) == [audit, do_nothing]
+    assert callbacks(bus) == [do_nothing]
+
+
+def test_unsubscribe_ends_every_subscription(bus):
+    """C2.3: whoever has made them; those handles are spent when the handler comes again."""
+    spent = [bus.subscribe(OrderPlaced, audit) for _ in range(3)]
+    bus.unsubscribe(OrderPlaced, audit)
+    assert bus.event_types() == ()
+    renewed = bus.subscribe(OrderPlaced, audit)
+    for subscription in spent:
+        subscription.cancel()
+    assert callbacks(bus) == [audit]
+    renewed.cancel()
+    assert bus.event_types() == ()
 
 
 # C2.4: listing

@@ -235,14 +235,6 @@ async def test_handlers_that_overrun_have_failed(errors):
     assert [type(error) for error in raised.value.exceptions] == [TimeoutError]
 
 
-def test_without_a_loop():
-    """Sync handlers need no loop, and being strict about them does not either."""
-    bus = EventBus()
-    bus.subscribe(OrderPlaced, fail_sync)
-    with pytest.raises(ExceptionGroup), strict(bus), pytest.raises(StopIteration):
-        bus.publish(OrderPlaced()).send(None)
-
-
 async def test_the_group_is_in_no_reference_cycle(bus, no_log, no_gc):
     """C4.8: with the group goes all that it holds, without help of the garbage collector."""
     bus.subscribe(OrderPlaced, fail_late)

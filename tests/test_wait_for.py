@@ -2,6 +2,7 @@
 """C8: wait_for gives a future of the next event that fits."""
 
 import asyncio
+import contextlib
 import threading
 import weakref
 from dataclasses import dataclass
@@ -424,3 +425,121 @@ async def test_cancelled_error_in_where(bus, errors):
     with pytest.raises(asyncio.CancelledError):
         await future
     assert len(errors) == 0
+
+
+# C6.3: closing the bus
+
+
+@pytest.mark.parametrize("timeout", [None, 10, 0])
+async def test_aclose_cancels_what_nothing_can_resolve(bus, errors, timeout):
+    """C6.3: pending futures are cancelled, those that are done are not touched."""
+    futures = [bus.wait_for(OrderPlaced), bus.wait_for(OrderPlaced, lambda event: False)]
+    done = bus.wait_for(OrderCancelled)
+    await bus.publish(OrderCancelled())
+    await bus.aclose(timeout)
+    for future in futures:
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await future
+    assert type(done.result()) is OrderCancelled
+    await asyncio.sleep(0)
+    assert bus.event_types() == ()
+    assert len(errors) == 0
+
+
+async def test_aclose_cancels_after_it_has_joined(bus):
+    """C6.3, C6.2: what is still published while it waits for the last work resolves a future."""
+    gate, future, other = asyncio.Event(), bus.wait_for(OrderPlaced), bus.wait_for(OrderCancelled)
+
+    async def publish_late(event):
+        await gate.wait()
+        await bus.publish(OrderPlaced(event.order_id + 1))
+
+    @dataclass
+    class OrderPaid(Event):
+        order_id: int = 7
+
+    bus.subscribe(OrderPaid, publish_late)
+    bus.publish_nowait(OrderPaid())
+    closing = asyncio.create_task(bus.aclose())
+    await asyncio.sleep(0)
+    assert not other.done()
+    gate.set()
+    await closing
+    assert future.result() == OrderPlaced(8)
+    await asyncio.sleep(0)
+    assert other.cancelled()
+
+
+async def test_aclose_past_its_timeout_cancels_futures_too(bus):
+    """C6.3, C6.2: a handler that waits for an event is cancelled with it, and has not failed."""
+    ended = []
+
+    async def wait(event):
+        try:
+            await bus.wait_for(OrderCancelled)
+        finally:
+            ended.append(event)
+
+    bus.subscribe(OrderPlaced, wait)
+    bus.publish_nowait(OrderPlaced())
+    own = bus.wait_for(OrderCancelled)
+    async with asyncio.timeout(10):
+        await bus.aclose(timeout=0.01)
+    await asyncio.sleep(0)
+    assert own.cancelled()
+    assert ended == [OrderPlaced()]
+    assert bus.event_types() == (OrderPlaced,)
+
+
+async def test_aclose_leaves_futures_of_other_loops(bus):
+    """C6.3, C5.6: those are their loops' affair; `aclose` there cancels them."""
+    waiting, closed_here, outcomes = threading.Event(), threading.Event(), []
+
+    async def wait():
+        future = bus.wait_for(OrderPlaced)
+        waiting.set()
+        await asyncio.to_thread(closed_here.wait, 10)
+        outcomes.append(future.done())
+        await bus.aclose()
+        await asyncio.sleep(0)
+        outcomes.append(future.cancelled())
+
+    thread = threading.Thread(target=asyncio.run, args=(wait(),))
+    thread.start()
+    assert await asyncio.to_thread(waiting.wait, 10)
+    own = bus.wait_for(OrderPlaced)
+    await bus.aclose()
+    await asyncio.sleep(0)
+    assert own.cancelled()
+    closed_here.set()
+    await asyncio.to_thread(thread.join, 10)
+    assert outcomes == [False, True]
+
+
+async def test_cancelled_aclose_leaves_futures(bus):
+    """C6.3, C6.2: an `aclose` that was cancelled while it waits has closed nothing."""
+    gate, future = asyncio.Event(), bus.wait_for(OrderPlaced)
+
+    async def wait(event):
+        await gate.wait()
+
+    bus.subscribe(OrderCancelled, wait)
+    bus.publish_nowait(OrderCancelled())
+    closing = asyncio.create_task(bus.aclose())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    closing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await closing
+    gate.set()
+    await bus.publish(OrderPlaced())
+    assert future.result() == OrderPlaced()
+
+
+async def test_end_of_the_block_cancels_futures():
+    """C6.3: so does the end of `async with`."""
+    async with EventBus() as bus:
+        future = bus.wait_for(OrderPlaced)
+    with pytest.raises(asyncio.CancelledError):
+        await future

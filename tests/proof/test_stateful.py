@@ -14,13 +14,11 @@ EXAMPLES is how many programs are tried (3,000 unless set in the environment).
 
 import asyncio
 import collections
-import contextlib
 import contextvars
 import os
 import sys
 import zlib
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -82,7 +80,14 @@ class Subscribe:
 class Unsubscribe:
     event_type: int
     handler: int
-    by_handle: bool = False
+    handle: int | None = None  # cancel this one of its subscriptions; None ends them all
+
+
+@dataclass(frozen=True)
+class Clear:
+    """End every subscription, and subscribe these."""
+
+    subscribed: tuple
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,10 @@ class Join:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Cancel a publisher, and wait: it may be one's own."""
+    """Cancel a publisher so many times, and wait after each: it may be one's own."""
 
     publisher: int
+    times: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ class Program:
 few = st.integers(0, 3)
 handler_numbers = st.integers(0, 5)
 subscribes = st.builds(Subscribe, few, handler_numbers)
-changes = subscribes | st.builds(Unsubscribe, few, handler_numbers, st.booleans())
+handles = st.none() | st.integers(0, 2)
+changes = subscribes | st.builds(Unsubscribe, few, handler_numbers, handles)
 head_steps = st.builds(Set) | st.builds(PublishNowait, few) | changes
 publishes = st.builds(Publish, st.integers(0, 1)) | st.builds(Publish, few, st.integers(0, 2))
 body_steps = st.one_of(
@@ -126,8 +133,9 @@ body_steps = st.one_of(
     publishes,
     st.builds(PublishNowait, few),
     changes,
+    st.builds(Clear, st.lists(subscribes, max_size=6).map(tuple)),
     st.builds(Join),
-    st.builds(Cancel, st.integers(0, 2)),
+    st.builds(Cancel, st.integers(0, 2), st.integers(1, 3)),
 )
 scripts = st.builds(
     Script,
@@ -158,9 +166,10 @@ class World:
         self.program = program
         self.bus = make_bus(self)
         self.log = collections.Counter()
-        self.starts = []  # (event, handler) in the order in which they started
+        # (event, handler), and (event, handler's coroutine), in the order in which they started.
+        self.starts = []
         self.failures = 0
-        self.subscriptions = {}
+        self.subscriptions = collections.defaultdict(list)
         self.handlers = [self.make_handler(*each) for each in enumerate(program.handlers)]
         self.publishers = []
 
@@ -210,6 +219,7 @@ class World:
                 raise asyncio.CancelledError
 
         async def work(path, event):
+            self.starts.append((event, f"coroutine of {number}"))
             try:
                 await self.run_body(path, script.body, TYPES.index(type(event)) + 1, event)
             except asyncio.CancelledError:
@@ -261,11 +271,16 @@ class World:
                 await self.wait(here, step.ticks if isinstance(step, Wait) else 0)
                 if isinstance(step, Subscribe | Unsubscribe):
                     self.change(here, step)
+                elif isinstance(step, Clear):
+                    self.bus.clear()
+                    for each in step.subscribed:
+                        self.change(here, each)
                 elif isinstance(step, Cancel):
-                    for publisher in self.publishers[step.publisher : step.publisher + 1]:
-                        publisher.cancel()
-                    await self.wait((*here, "on"), 0)
-                elif isinstance(step, Join) and len(path) <= 3:  # a publisher, or its handler
+                    for time in range(step.times):
+                        for publisher in self.publishers[step.publisher : step.publisher + 1]:
+                            publisher.cancel()
+                        await self.wait((*here, f"on {time}"), 0)
+                elif isinstance(step, Join):
                     await self.bus.join()
                     self.note(here, "joined")
                     if event is not None:
@@ -302,9 +317,9 @@ class World:
             return
         event_type, handler = TYPES[key[0]], self.handlers[key[1]]
         if isinstance(step, Subscribe):
-            self.subscriptions[key] = self.bus.subscribe(event_type, handler)
-        elif step.by_handle and self.subscriptions.get(key):
-            self.subscriptions[key].cancel()
+            self.subscriptions[key].append(self.bus.subscribe(event_type, handler))
+        elif step.handle is not None and (known := self.subscriptions[key]):
+            known[step.handle % len(known)].cancel()
         else:
             try:
                 self.bus.unsubscribe(event_type, handler)
@@ -320,22 +335,9 @@ def duration(path, ticks):
 # The two sides
 
 
-class HandledOracle(Oracle):
-    """The oracle, with subscriptions that can be cancelled."""
-
-    def subscribe(self, event_type, handler):
-        super().subscribe(event_type, handler)
-
-        def cancel():
-            with contextlib.suppress(ValueError):
-                self.unsubscribe(event_type, handler)
-
-        return SimpleNamespace(cancel=cancel)
-
-
 def run_on_oracle(program):
     def make(world):
-        return HandledOracle(on_error=world.note_failure, max_depth=MAX_DEPTH)
+        return Oracle(on_error=world.note_failure, max_depth=MAX_DEPTH)
 
     with asyncio.Runner(loop_factory=virtual_loop) as runner:
         return runner.run(World(program, make).run())
