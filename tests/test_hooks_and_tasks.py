@@ -382,3 +382,13 @@ async def test_hook_of_another_bus_makes_no_task(bus):
     with other.instrument(lambda event, handler: nullcontext()):
         await bus.publish(OrderPlaced())
     assert tasks == [asyncio.current_task()]
+
+
+def test_hooks_need_a_loop(bus):
+    """C10: a task has a loop; without one, publish says so, to a sync handler too."""
+    bus.subscribe(OrderPlaced, lambda event: None)
+    hook = bus.instrument(lambda event, handler: None)
+    with hook, pytest.raises(RuntimeError, match="asyncio event loop"):
+        bus.publish(OrderPlaced()).send(None)
+    with pytest.raises(StopIteration):
+        bus.publish(OrderPlaced()).send(None)
