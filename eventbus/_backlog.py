@@ -161,15 +161,15 @@ class Backlog:
             await asyncio.sleep(0)  # in which the loop takes first steps: all is awaited
         except CancelledError as exc:
             interruption = exc
-        if self.queue:
-            logger().error("closing the bus drops events: %s", self._queued())
-            self.queue.clear()
-        own = self._calling_event()
-        others = self._running.keys() - {own}
-        if names := _names(others):
-            logger().error("closing the bus cancels handlers that are still running: %s", names)
+        queued, others = self._queued(), self._running.keys() - {self._calling_event()}
+        names, has_queued = _names(others), bool(self.queue)
+        self.queue.clear()
         for publication in others:
             publication.cancel(CancelledError())
+        if has_queued:
+            logger().error("closing the bus drops events: %s", queued)
+        if names:
+            logger().error("closing the bus cancels handlers that are still running: %s", names)
         turns, deadline = _TURNS, self.loop.time() + timeout
         while self._running.keys() & others and (turns or self.loop.time() < deadline):
             try:

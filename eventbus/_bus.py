@@ -123,7 +123,7 @@ class EventBus(Decorating):
         check_event_type(event_type)
         entry = self._registry.find(event_type, handler)
         if entry is None or not self._registry.remove(event_type, entry):
-            twin = twin_of(event_type, self.event_types())
+            twin = "" if self.handlers(event_type) else twin_of(event_type, self.event_types())
             remedy = "pass the very object that was subscribed, or cancel its Subscription"
             raise ValueError(
                 f"{handler!r} is not subscribed to {event_type.__qualname__}; {twin or remedy}"

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from ._failure import logger
 
-# Seconds that the end of a loop takes at most, unless clean-up holds it.
-_END = 1.0
+# Seconds after which a loop that seemed to end, and has not, is looked at again.
+_PAUSE = 1.0
 
 
 class LoopEnd:
@@ -64,18 +64,24 @@ class LoopEnd:
         many.) If it goes on for all that, it was no end, and `report` is called a little later.
         """
         if self._is_near is None:
-            self._is_near = all(task.cancelling() for task in asyncio.all_tasks(self._loop))
+            self._is_near = self._all_are_cancelled()
             self._loop.call_soon(self._look_again)
         if self._is_near:
             if not self._cut_short:
-                self._loop.call_later(_END, self._go_on)
+                self._loop.call_later(_PAUSE, self._go_on)
             self._cut_short.append((name, report))
         return self._is_near
 
     def _look_again(self) -> None:
         self._is_near = None
 
+    def _all_are_cancelled(self) -> bool:
+        return all(task.cancelling() for task in asyncio.all_tasks(self._loop))
+
     def _go_on(self) -> None:
+        if asyncio.all_tasks(self._loop) and self._all_are_cancelled():  # their clean-up takes long
+            self._loop.call_later(_PAUSE, self._go_on)
+            return
         cut_short, self._cut_short = self._cut_short, []
         for _, report in cut_short:
             report()
