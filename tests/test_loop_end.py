@@ -527,6 +527,7 @@ async def test_loop_that_goes_on(bus, failures, errors, monkeypatch):
     with contextlib.suppress(asyncio.CancelledError):
         await turns()
     await turns()
+    asyncio.current_task().uncancel()
     assert failures == []
     ((seconds, report, *arguments),) = later
     assert seconds <= 1
