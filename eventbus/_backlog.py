@@ -10,7 +10,7 @@ Everything here runs on the backlog's own loop, which is all the locking it need
 
 import asyncio
 import math
-from asyncio import AbstractEventLoop, CancelledError
+from asyncio import AbstractEventLoop, CancelledError, Task
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -171,16 +171,16 @@ class Backlog:
         if names:
             logger().error("closing the bus cancels handlers that are still running: %s", names)
         turns, deadline = _TURNS, self.loop.time() + timeout
-        while self._running.keys() & others and (turns or self.loop.time() < deadline):
+        while (left := self._running.keys() & others) and (turns or self.loop.time() < deadline):
             try:
                 if turns:
                     turns -= 1
                     await asyncio.sleep(0)
                 else:
-                    await self.join(deadline - self.loop.time())
+                    await asyncio.wait(_tasks(left), timeout=deadline - self.loop.time())
             except CancelledError as exc:
                 interruption = exc
-        if names := _names(self._running.keys() & others):
+        if names := _names(left):
             logger().error("handlers ignore that they were cancelled, and are left: %s", names)
         try:
             if interruption is not None:
@@ -225,10 +225,13 @@ class Backlog:
         return level if level is not None and level.depth and level.backlog is self else None
 
 
+def _tasks(publications: Iterable[Publication]) -> set[Task[None]]:
+    return {task for each in publications for task in (each.running or {}).values()}
+
+
 def _names(publications: Iterable[Publication]) -> str:
     """Return the names of the handlers that have not ended."""
-    tasks = {task for each in publications for task in (each.running or {}).values()}
-    return ", ".join(sorted(task.get_name() for task in tasks))
+    return ", ".join(sorted(task.get_name() for task in _tasks(publications)))
 
 
 def backlog_of(loop: AbstractEventLoop, backlogs: dict[AbstractEventLoop, Backlog]) -> Backlog:
