@@ -73,7 +73,7 @@ proof: $(proof)/ready ## generated cases, races, soak, every way of installing
 	$(proof)/bin/python -m pytest $(addprefix tests/proof/,$(or $(proofs),.))
 
 integration: $(integration)/ready ## run a small shop on FastAPI, SQLAlchemy and Celery; wants redis-server
-	$(integration)/bin/python -m pytest tests/integration
+	$(integration)/bin/python -m pytest -p no:asyncio tests/integration
 
 bench: $(bench)/ready ## measure, beside the contenders; writes benchmarks/results
 	$(bench)/bin/python benchmarks/run.py
