@@ -2,8 +2,8 @@
 """What does one `publish_nowait` cost its caller, and what until its handlers have run?
 
 Microseconds per event, in batches of 1,000 and in a burst of 100,000 events published in one go.
-An "async" handler has no `await` in it, which spares eventbus something; an "awaiting" one awaits
-what is there at once, and a "waiting" one a single `asyncio.sleep(0)`.
+An "async" handler has no `await` in it; an "awaiting" one awaits what is there at once, and a
+"waiting" one a single `asyncio.sleep(0)`.
 """
 
 from time import perf_counter
