@@ -78,6 +78,7 @@ def test_handles_are_spent(bus, count):
     assert callbacks(bus) == [do_nothing]
 
 
+@pytest.mark.usefixtures("classes_die")
 async def test_type_is_freed(bus):
     """C2.5, C2.7: nothing of the bus keeps a type that has lost its handlers by a clear."""
 

@@ -107,6 +107,7 @@ async def test_base_subscribed_later_is_warned_about(bus, errors):
     assert len(errors) == 1
 
 
+@pytest.mark.usefixtures("classes_die")
 async def test_type_that_was_only_published_is_not_kept(bus):
     """C1.4: a type that nobody subscribes to dies with its last reference outside the bus."""
 

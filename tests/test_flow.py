@@ -119,6 +119,7 @@ async def test_the_newest_events_are_kept(bus):
     assert repr(flow) == "<Flow of 10 events>"
 
 
+@pytest.mark.usefixtures("classes_die")
 async def test_what_is_dropped_is_freed(bus):
     """Section 5: a chain that never ends is not kept by its links."""
     kinds = []

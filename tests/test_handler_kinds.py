@@ -65,6 +65,7 @@ async def test_subscribed_twice_is_delivered_once(bus, make):
     assert bus.handlers(OrderPlaced) == ()
 
 
+@pytest.mark.usefixtures("classes_die")
 @every_callable
 async def test_handler_gone_is_let_go(bus, make):
     """C2.5: nothing of the bus holds a handler that has left, once it was called."""

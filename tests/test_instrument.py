@@ -279,6 +279,7 @@ async def test_what_is_set_for_nobody_stays_inside(bus, publish):
     assert tenant.get() is None
 
 
+@pytest.mark.usefixtures("classes_die")
 @every_way
 async def test_unhandled_type_is_not_kept_alive(bus, publish):
     """C1.4: nor is it by a bus with a hook."""

@@ -219,6 +219,7 @@ def test_unsubscribe_of_a_stranger_is_refused(bus):
     assert callbacks(bus, InvoiceIssued) == [do_nothing]
 
 
+@pytest.mark.usefixtures("classes_die")
 @pytest.mark.parametrize("leave", [Subscription.cancel, None], ids=["cancel", "unsubscribe"])
 async def test_last_one_gone_frees_the_type(bus, leave):
     """C2.5: with its last handler, the bus forgets the type, though it was published."""

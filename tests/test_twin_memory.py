@@ -133,6 +133,7 @@ async def test_base_of_the_same_name(bus, errors, publish):
 # Memory
 
 
+@pytest.mark.usefixtures("classes_die")
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 @every_way
 async def test_classes_are_not_kept_alive(bus, no_log, publish, order):
@@ -155,6 +156,7 @@ async def test_classes_are_not_kept_alive(bus, no_log, publish, order):
         assert died[place]() is None
 
 
+@pytest.mark.usefixtures("classes_die")
 async def test_no_class_is_kept_by_a_generation_of_reloads(bus, no_log):
     """C1.4, C1.5: classes that are made, published and warned about over and over all go."""
     handled = make()
