@@ -16,10 +16,10 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
 from contextvars import Context
 
-from ._delivery import Publication, deliver, get_current, is_sync, starts_eagerly
+from ._delivery import Publication, deliver, get_current, starts_eagerly
 from ._event import Event
 from ._failure import logger
-from ._handler import CompiledHandler
+from ._handler import Route
 from ._loop_end import LoopEnd
 
 # Backlogs that are starting handlers or have unfinished ones. A bus may be dropped while its
@@ -40,7 +40,7 @@ _TURNS = 20
 class Backlog:
     """Queued events and running handlers of one bus on one loop."""
 
-    # - queue: events, with the handlers of the moment when they were published, and a copy of the
+    # - queue: events, with the route of the moment when they were published, and a copy of the
     #   publisher's context.
     # - scheduled: a drain is scheduled or under way. If not, the queue is empty, unless the loop
     #   has refused a callback; then the next event or `join` tries again.
@@ -52,9 +52,14 @@ class Backlog:
     # - _lulls: how often there were only handlers left that wait in `join`: all of them may go on,
     #   though the first that does waits there no longer.
 
+    __slots__ = (
+        *("loop", "loop_end", "queue", "scheduled"),
+        *("_delivering", "_idle", "_joining", "_lulls", "_running"),
+    )
+
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
-        self.queue: deque[tuple[Event, tuple[CompiledHandler, ...], Context]] = deque()
+        self.queue: deque[tuple[Event, Route, Context]] = deque()
         self.scheduled: bool = False
         self._delivering = False
         self._running: dict[Publication, None] = {}
@@ -82,9 +87,9 @@ class Backlog:
         self._delivering = True
         try:
             while budget > 0 and queue:
-                event, handlers, context = queue.popleft()
-                budget -= len(handlers)
-                publication = context.run(deliver, event, handlers, loop, eager, None, self)
+                event, route, context = queue.popleft()
+                budget -= len(route.handlers)
+                publication = context.run(deliver, event, route, loop, eager, None, self)
                 if publication is None:
                     continue
                 if publication.running:
@@ -93,7 +98,7 @@ class Backlog:
                     publication.finish()
                     if self._joining:  # a task of a handler waits there, though it has finished
                         self._joining.pop(publication, None)
-                if not eager and queue and is_sync(queue[0][1]):
+                if not eager and queue and queue[0][1].in_place:
                     break  # it would overtake tasks of which the loop is to take the first step
         finally:
             self._delivering = False

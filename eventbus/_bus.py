@@ -29,7 +29,7 @@ from ._delivery import (
 )
 from ._event import Event
 from ._failure import HandlerFailure
-from ._handler import Handler, describe, must_await
+from ._handler import Handler, Route, describe, must_await
 from ._misses import twin_of
 from ._on import Decorating
 from ._registry import Registry
@@ -194,11 +194,10 @@ class EventBus(Decorating):
                 check_depth(parent, type(event), self._max_depth)
             if (parent.depth + 1) % LEVELS_PER_TRIP == 0:
                 await asyncio.sleep(0)
-        handlers = route.handlers
         if route.in_place:
             # Sync handlers alone, as most events have: what `deliver` does with them is written
             # out, since the call would take a sixth of it all.
-            for target in handlers:
+            for target in route.handlers:
                 if target.is_async:  # as has been learned since the route was built
                     first = target
                     break
@@ -215,9 +214,10 @@ class EventBus(Decorating):
             else:
                 return
             route.in_place = False
-            handlers = (first, *handlers[handlers.index(target) + 1 :])
+            following = route.handlers.index(target) + 1
+            route = Route((first, *route.handlers[following:]))
         loop = running_loop("publish, to async handlers,")
-        publication = deliver(event, handlers, loop, starts_eagerly(loop), parent, None)
+        publication = deliver(event, route, loop, starts_eagerly(loop), parent, None)
         if publication is not None:
             try:
                 if publication.running or publication.stop is not None:
@@ -261,7 +261,7 @@ class EventBus(Decorating):
             context.run(set_current, None)  # a chain of its own
         if not backlog.scheduled:
             backlog.schedule()  # which may fail: nothing is accepted then
-        backlog.queue.append((event, route.handlers, context))
+        backlog.queue.append((event, route, context))
 
     def wait_for(
         self, event_type: type[E], where: Callable[[E], object] | None = None

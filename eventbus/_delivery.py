@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from ._event import Event
 from ._failure import Chain, EventCycleError, report
-from ._handler import CompiledHandler, must_await
+from ._handler import CompiledHandler, Route, must_await
 
 # Whether a task can have its first step while it is made. Loosely typed, since `eager_start` is
 # unknown to the checkers of older interpreters.
@@ -158,20 +158,15 @@ def starts_eagerly(loop: AbstractEventLoop) -> bool:
     return _EAGER and loop.get_task_factory() is None
 
 
-def is_sync(handlers: tuple[CompiledHandler, ...]) -> bool:
-    """Return whether no handler needs a task, as far as is known."""
-    return not any(target.is_async for target in handlers)
-
-
 def deliver(
     event: Event,
-    handlers: tuple[CompiledHandler, ...],
+    route: Route,
     loop: AbstractEventLoop,
     eager: bool,
     parent: Publication | None,
     backlog: _Backlog | None,
 ) -> Publication | None:
-    """Start handlers of an event in their order, in copies of the current context.
+    """Start the handlers of an event in their order, in copies of the current context.
 
     Sync ones are called here, unless they could overtake tasks of which the loop takes the first
     step: unless `eager`, that is `starts_eagerly(loop)`. `parent` is the level above in the chain,
@@ -181,8 +176,8 @@ def deliver(
     """
     publication: Publication | None = None
     token: Token[Publication | None] | None = None
-    in_place = eager or is_sync(handlers)
-    for target in handlers:
+    in_place = eager or route.in_place
+    for target in route.handlers:
         if publication is not None and publication.stop is not None:
             break
         if in_place and not target.is_async:
