@@ -89,7 +89,7 @@ class Backlog:
             while budget > 0 and queue:
                 event, route, context = queue.popleft()
                 budget -= len(route.handlers)
-                publication = context.run(deliver, event, route, loop, eager, None, self)
+                publication = deliver(event, route, loop, eager, context, None, self)
                 if publication is None:
                     continue
                 if publication.running:

@@ -217,7 +217,8 @@ class EventBus(Decorating):
             following = route.handlers.index(target) + 1
             route = Route((first, *route.handlers[following:]))
         loop = running_loop("publish, to async handlers,")
-        publication = deliver(event, route, loop, starts_eagerly(loop), parent, None)
+        eager, context = starts_eagerly(loop), copy_context()
+        publication = deliver(event, route, loop, eager, context, parent, None)
         if publication is not None:
             try:
                 if publication.running or publication.stop is not None:

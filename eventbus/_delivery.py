@@ -12,7 +12,7 @@
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
 from collections.abc import Callable
-from contextvars import Context, ContextVar, Token, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate
 from types import CoroutineType
@@ -132,7 +132,6 @@ current: ContextVar[Publication | None] = ContextVar("current", default=None)
 # Bound once: a method of an imported name would be looked up, and bound, at every call.
 get_current = current.get
 set_current = current.set
-_reset_current = current.reset
 
 
 def chain_to(level: Publication | None) -> Chain:
@@ -163,10 +162,11 @@ def deliver(
     route: Route,
     loop: AbstractEventLoop,
     eager: bool,
+    context: Context,
     parent: Publication | None,
     backlog: _Backlog | None,
 ) -> Publication | None:
-    """Start the handlers of an event in their order, in copies of the current context.
+    """Start the handlers of an event in their order, in copies of `context`, a copy itself.
 
     Sync ones are called here, unless they could overtake tasks of which the loop takes the first
     step: unless `eager`, that is `starts_eagerly(loop)`. `parent` is the level above in the chain,
@@ -175,23 +175,22 @@ def deliver(
     Returns what is under way, or None if no handler needed a task.
     """
     publication: Publication | None = None
-    token: Token[Publication | None] | None = None
     in_place = eager or route.in_place
     for target in route.handlers:
         if publication is not None and publication.stop is not None:
             break
         if in_place and not target.is_async:
-            context = copy_context()
+            own = context.copy()
             try:
-                result = context.run(target.call, event)
+                result = own.run(target.call, event)
                 if result is None or not must_await(result):
                     continue
-                target = target.learn(result, context)
+                target = target.learn(result, own)
             except BaseException as exc:
                 if publication is not None:
-                    publication.failed(target, exc, context)
+                    publication.failed(target, exc, own)
                 else:
-                    failed_in_place(target, event, exc, context, parent, backlog)
+                    failed_in_place(target, event, exc, own, parent, backlog)
                 continue
         if publication is None:
             in_place = eager
@@ -201,23 +200,22 @@ def deliver(
             publication.depth = 1 if parent is None else parent.depth + 1
             publication.backlog = backlog
             publication.running = publication.waiter = publication.stop = None
-            token = set_current(publication)
-        if target.context is not None:
-            target.context.run(set_current, publication)
+            context.run(set_current, publication)
+        if target.context is None:
+            own = context.copy()
+        else:
+            own = target.context
+            own.run(set_current, publication)
         if not eager:
-            _schedule(loop, target, event, publication)
+            _schedule(loop, target, event, publication, own)
             continue
         body = run_handler(target, event, publication)
-        task = _EagerTask(
-            body, loop=loop, name=target.name, context=target.context, eager_start=True
-        )
+        task = _EagerTask(body, loop=loop, name=target.name, context=own, eager_start=True)
         if not task.done():
             if publication.running is None:
                 publication.running = {target: task}
             else:
                 publication.running[target] = task
-    if token is not None and backlog is None:  # which has a context for each event
-        _reset_current(token)
     return publication
 
 
@@ -255,26 +253,32 @@ def _raise(exc: BaseException) -> None:
 
 
 def _schedule(
-    loop: AbstractEventLoop, target: CompiledHandler, event: Event, publication: Publication
+    loop: AbstractEventLoop,
+    target: CompiledHandler,
+    event: Event,
+    publication: Publication,
+    context: Context,
 ) -> None:
     """Have the loop start a handler's task; if that cannot be made, the handler has failed."""
     running = publication.running = publication.running or {}
     body = run_handler(target, event, publication)
     try:
         if loop.get_task_factory() is None:
-            context = target.context or copy_context()
             task = _ScheduledTask(body, loop=loop, name=target.name, context=context)
             task.context = context
             running[target] = task
             return
-        made = loop.create_task(body, name=target.name, context=target.context)
+        if target.context is None:  # the task copies the current one: not every factory takes one
+            made = context.run(loop.create_task, body, name=target.name)
+        else:
+            made = loop.create_task(body, name=target.name, context=context)
     except Exception as exc:
         body.close()
-        publication.failed(target, exc, copy_context())
+        publication.failed(target, exc, context)
         return
     if not made.done():
         running[target] = running[made] = made  # the factory may have wrapped the handler
-        made.add_done_callback(partial(publication.task_ended, target))
+        made.add_done_callback(partial(publication.task_ended, target), context=context)
 
 
 class _ScheduledTask(Task[None]):
