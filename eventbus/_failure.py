@@ -5,6 +5,7 @@ import logging
 import sys
 from asyncio import CancelledError
 from dataclasses import dataclass
+from functools import cache
 
 from ._event import Event
 from ._handler import CompiledHandler, Handler
@@ -70,8 +71,9 @@ def _repeating_part(chain: Chain) -> Chain:
     return chain
 
 
+@cache
 def logger() -> logging.Logger:
-    """Return the package's logger, asked for when something is to be logged.
+    """Return the package's logger, asked for when something is first to be logged.
 
     One that existed before the application configured logging would be disabled by it.
     """
