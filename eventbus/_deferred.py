@@ -50,24 +50,20 @@ class DeferredPublisher:
         traceback: TracebackType | None,
     ) -> None:
         self._open = False
-        recorded, self._recorded = self._recorded, []
+        unpublished, self._recorded = deque(self._recorded), []
         if exc_type is not None:
             return
-        unpublished = deque(recorded)
         try:
             while unpublished:
-                event, awaited = unpublished[0]
-                if awaited:
-                    try:
+                event, awaited = unpublished.popleft()
+                try:
+                    if awaited:
                         await self._publisher.publish(event)
-                    except Exception:  # it was refused
-                        raise
-                    except BaseException:  # it was published, and its handlers were cancelled
-                        unpublished.popleft()
-                        raise
-                else:
-                    self._publisher.publish_nowait(event)
-                unpublished.popleft()
+                    else:
+                        self._publisher.publish_nowait(event)
+                except Exception:  # it was refused; anything else cancels its handlers
+                    unpublished.appendleft((event, awaited))
+                    raise
         finally:
             if unpublished:
                 names = ", ".join(type(event).__qualname__ for event, _ in unpublished)

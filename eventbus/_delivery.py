@@ -89,7 +89,7 @@ class Publication:
         if self.backlog is not None:
             context, backlog = copy_context(), self.backlog
             late = partial(failed_in_place, target, self.event, exc, context, None, backlog)
-            return self.backlog.is_cut_short(target.name, late)
+            return self.backlog.is_cut_short(target.handler.name, late)
         return self.waiter is not None and self.waiter.cancelled()
 
     def failed(self, target: CompiledHandler, exc: BaseException, context: Context) -> None:
@@ -210,7 +210,7 @@ def deliver(
             _schedule(loop, target, event, publication, own)
             continue
         body = run_handler(target, event, publication)
-        task = _EagerTask(body, loop=loop, name=target.name, context=own, eager_start=True)
+        task = _EagerTask(body, loop=loop, name=target.handler.name, context=own, eager_start=True)
         if not task.done():
             if publication.running is None:
                 publication.running = {target: task}
@@ -264,14 +264,14 @@ def _schedule(
     body = run_handler(target, event, publication)
     try:
         if loop.get_task_factory() is None:
-            task = _ScheduledTask(body, loop=loop, name=target.name, context=context)
+            task = _ScheduledTask(body, loop=loop, name=target.handler.name, context=context)
             task.context = context
             running[target] = task
             return
         if target.context is None:  # the task copies the current one: not every factory takes one
-            made = context.run(loop.create_task, body, name=target.name)
+            made = context.run(loop.create_task, body, name=target.handler.name)
         else:
-            made = loop.create_task(body, name=target.name, context=context)
+            made = loop.create_task(body, name=target.handler.name, context=context)
     except Exception as exc:
         body.close()
         publication.failed(target, exc, context)

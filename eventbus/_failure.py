@@ -88,14 +88,14 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
     """
     log = logger()
     if log.isEnabledFor(logging.ERROR):
-        arguments = (target.name, type(event).__qualname__, _format(chain))
+        arguments = (target.handler.name, type(event).__qualname__, _format(chain))
         _log(log, exception, "handler %s failed on %s (published as %s)", arguments)
     if target.on_error is None:
         return
     try:
         target.on_error(HandlerFailure(event, target.handler, exception, chain))
     except (Exception, CancelledError) as error:
-        _log(log, error, "on_error raised on the failure of handler %s", (target.name,))
+        _log(log, error, "on_error raised on the failure of handler %s", (target.handler.name,))
 
 
 def _log(

@@ -65,7 +65,7 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
         flags = function.__code__.co_flags  # `inspect` takes twice as long as all the rest
         is_generator, is_async = flags & _GENERATORS, flags & inspect.CO_COROUTINE
     else:
-        kinds = [kind for kind in _candidates(target) if _is_inspectable(kind)]
+        kinds = _candidates(target)
         is_generator = any(
             inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds
         )
@@ -94,13 +94,17 @@ def identity(callback: Callable[..., object]) -> Hashable:
 
 
 def _candidates(target: object) -> list[Any]:
-    """Return what tells the kind of a callable: itself, and if it is an object its `__call__`."""
-    return [target, getattr(type(target), "__call__", None)]
+    """Return what tells the kind of a callable: itself, and if it is an object its `__call__`.
 
-
-def _is_inspectable(target: object) -> bool:
-    """Return whether `inspect` may look at it: the mock of a function has a mock for its code."""
-    return isinstance(getattr(getattr(target, "__code__", None), "co_flags", 0), int)
+    Left out is the mock of a function, whose code is a mock, too, which `inspect` cannot take.
+    """
+    candidates = [target, getattr(type(target), "__call__", None)]
+    codes = [getattr(candidate, "__code__", None) for candidate in candidates]
+    return [
+        candidate
+        for candidate, code in zip(candidates, codes, strict=True)
+        if isinstance(getattr(code, "co_flags", 0), int)
+    ]
 
 
 def _without_partials(callback: Any) -> Any:
@@ -109,27 +113,15 @@ def _without_partials(callback: Any) -> Any:
     return callback
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class CompiledHandler:
     """A handler as a route holds it: what to call, and all that the call needs to know."""
 
-    # - is_async: whether it gets a task; learned of a sync callable that returns an awaitable.
-    # - context: where the task runs; None for a copy of the publisher's.
-    __slots__ = ("call", "context", "handler", "is_async", "name", "on_error")
-
-    def __init__(
-        self,
-        handler: Handler,
-        call: Callable[[Any], object],
-        on_error: Callable[[Any], object] | None,
-        is_async: bool,
-        context: Context | None = None,
-    ) -> None:
-        self.handler: Handler = handler
-        self.call: Callable[[Any], Any] = call
-        self.on_error: Callable[[Any], object] | None = on_error
-        self.is_async: bool = is_async
-        self.context: Context | None = context
-        self.name: str = handler.name
+    handler: Handler
+    call: Callable[[Any], Any]
+    on_error: Callable[[Any], object] | None
+    is_async: bool  # whether it gets a task; learned of a sync callable that returns an awaitable
+    context: Context | None = None  # where the task runs; None for a copy of the publisher's
 
     def learn(self, awaitable: Awaitable[object], context: Context) -> "CompiledHandler":
         """Be async from now on; return what is left to do of the call that returned `awaitable`."""
