@@ -10,7 +10,7 @@ Everything here runs on the backlog's own loop, which is all the locking it need
 
 import asyncio
 import math
-from asyncio import AbstractEventLoop, CancelledError, Task
+from asyncio import AbstractEventLoop, CancelledError, Future, Task
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -33,8 +33,8 @@ _BATCH = 160
 # Seconds after which a `join` says for whom it waits; twice as many until it says so again.
 _PATIENCE = 10.0
 
-# Turns of the loop that cancelled handlers have at least, for a clean-up that waits for nothing.
-_TURNS = 20
+# Seconds that cancelled handlers have at least, for a clean-up that waits for nothing.
+_GRACE = 0.05
 
 
 class Backlog:
@@ -48,13 +48,12 @@ class Backlog:
     # - _running: events with handlers that have not ended. (A set would take twice the memory.)
     # - _joining: events whose handlers wait in `join`, which does not wait for them, and in how
     #   many calls of it.
-    # - _idle: set when nothing is left that a `join` waits for, or may be left; its waiters look.
-    # - _lulls: how often there were only handlers left that wait in `join`: all of them may go on,
-    #   though the first that does waits there no longer.
+    # - _lull: what every `join` waits for, done when only handlers that wait in `join` are left. All
+    #   of them may go on, though the first that does waits there no longer.
 
     __slots__ = (
         *("loop", "loop_end", "queue", "scheduled"),
-        *("_delivering", "_idle", "_joining", "_lulls", "_running"),
+        *("_delivering", "_joining", "_lull", "_running"),
     )
 
     def __init__(self, loop: AbstractEventLoop) -> None:
@@ -64,8 +63,7 @@ class Backlog:
         self._delivering = False
         self._running: dict[Publication, None] = {}
         self._joining: Counter[Publication] = Counter()
-        self._idle = asyncio.Event()
-        self._lulls = 0
+        self._lull: Future[None] | None = None
         self.loop_end = LoopEnd(loop, lambda: str(self) if self.pending else "")
 
     @property
@@ -125,9 +123,10 @@ class Backlog:
         if not self._running and not self._delivering:
             _busy.discard(self)
         if not self.scheduled and len(self._running) == len(self._joining):
-            self._lulls += 1
+            lull, self._lull = self._lull, None
             with suppress(RuntimeError):  # the loop is closed, and its tasks are garbage-collected
-                self._idle.set()
+                if lull is not None:
+                    lull.set_result(None)
 
     async def join(self, timeout: float = math.inf) -> bool:
         """Wait until all events are finished, in a handler all but those whose handlers join.
@@ -140,16 +139,14 @@ class Backlog:
             while self.scheduled or self.queue or len(self._running) > len(aside):
                 if not self.scheduled and self.queue:
                     self.schedule()
-                self._idle.clear()
-                lulls = self._lulls
-                try:
-                    async with asyncio.timeout_at(min(reminder, deadline)):
-                        await self._idle.wait()
-                    if aside and self._lulls > lulls:
+                lull = self._lull = self._lull or self.loop.create_future()
+                await asyncio.wait([lull], timeout=min(reminder, deadline) - self.loop.time())
+                if lull.done():
+                    if aside:
                         break
-                except TimeoutError:
-                    if deadline <= reminder:
-                        return False
+                elif deadline <= reminder:
+                    return False
+                else:
                     waited = reminder - began
                     logger().warning("still waiting, after %.0f seconds: %s", waited, str(self))
                     patience *= 2
@@ -163,7 +160,7 @@ class Backlog:
         """
         interruption: CancelledError | None = None
         try:
-            await asyncio.sleep(0)  # in which the loop takes first steps: all is awaited
+            await asyncio.sleep(0)  # in which the loop takes first steps: no coroutine is unawaited
         except CancelledError as exc:
             interruption = exc
         queued, others = self._queued(), self._running.keys() - {self._calling_event()}
@@ -175,14 +172,10 @@ class Backlog:
             logger().error("closing the bus drops events: %s", queued)
         if names:
             logger().error("closing the bus cancels handlers that are still running: %s", names)
-        turns, deadline = _TURNS, self.loop.time() + timeout
-        while (left := self._running.keys() & others) and (turns or self.loop.time() < deadline):
+        deadline = self.loop.time() + max(timeout, _GRACE)
+        while (left := self._running.keys() & others) and self.loop.time() < deadline:
             try:
-                if turns:
-                    turns -= 1
-                    await asyncio.sleep(0)
-                else:
-                    await asyncio.wait(_tasks(left), timeout=deadline - self.loop.time())
+                await asyncio.wait(_tasks(left), timeout=deadline - self.loop.time())
             except CancelledError as exc:
                 interruption = exc
         if names := _names(left):
