@@ -11,11 +11,10 @@
 
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from inspect import CORO_CREATED, getcoroutinelocals, getcoroutinestate
-from types import CoroutineType
+from types import CoroutineType, coroutine
 from typing import Any, Protocol
 
 from ._event import Event
@@ -113,7 +112,7 @@ class Publication:
                 pass
 
     def task_ended(self, target: CompiledHandler, task: Task[None]) -> None:
-        """See to the end of a task, which its handler may not have seen."""
+        """See to the end of a factory's task, which its handler may not have seen."""
         if self.running and target in self.running:
             failure = CancelledError("cancelled before its first step")
             if task.cancelled() and not self.has_cancelled(target, failure):
@@ -261,12 +260,12 @@ def _schedule(
 ) -> None:
     """Have the loop start a handler's task; if that cannot be made, the handler has failed."""
     running = publication.running = publication.running or {}
-    body = run_handler(target, event, publication)
+    has_factory = loop.get_task_factory() is not None
+    body = run_handler(target, event, publication, starts_later=not has_factory)
     try:
-        if loop.get_task_factory() is None:
-            task = _ScheduledTask(body, loop=loop, name=target.handler.name, context=context)
-            task.context = context
-            running[target] = task
+        if not has_factory:
+            body.send(None)  # to where its task's first step goes on, or what cancels it before that
+            running[target] = Task(body, loop=loop, name=target.handler.name, context=context)
             return
         if target.context is None:  # the task copies the current one: not every factory takes one
             made = context.run(loop.create_task, body, name=target.handler.name)
@@ -281,24 +280,18 @@ def _schedule(
         made.add_done_callback(partial(publication.task_ended, target), context=context)
 
 
-class _ScheduledTask(Task[None]):
-    """A task whose first step the loop takes; cancelled before that, it never gets to its body."""
-
-    __slots__ = ("context",)
-
-    context: Context
-
-    def cancel(self, msg: Any = None) -> bool:
-        body: Any = self.get_coro()
-        if getcoroutinestate(body) == CORO_CREATED:  # so its locals are the arguments
-            target, _event, publication = getcoroutinelocals(body).values()
-            self.add_done_callback(partial(publication.task_ended, target), context=self.context)
-        return super().cancel(msg)
+@coroutine
+def _first_step() -> Generator[None, None, None]:
+    yield
 
 
-async def run_handler(target: CompiledHandler, event: Event, publication: Publication) -> None:
+async def run_handler(
+    target: CompiledHandler, event: Event, publication: Publication, starts_later: bool = False
+) -> None:
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
     try:
+        if starts_later:
+            await _first_step()
         result: Any = target.call(event)
         # The first test is the likely one, and spares the slow, exact second one.
         if type(result) is CoroutineType or (result is not None and must_await(result)):
