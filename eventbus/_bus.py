@@ -2,9 +2,8 @@
 """EventBus: the public face of registry, delivery and backlog.
 
 An event's way: event -> route (by exact type) -> handlers -> outcome. `publish` has `deliver` start
-the handlers of the route, and waits for those that run. `publish_nowait` leaves them to the backlog
-of the running loop, which does the same, but for waiting. (`_backlogs` is the one attribute that
-changes; each loop's thread adds its own key, atomically.)
+the handlers of the route, and waits for those that run; `publish_nowait` leaves both to a backlog.
+(`_backlogs` alone changes here: each loop's thread adds its own key, atomically.)
 """
 
 import asyncio
@@ -38,9 +37,6 @@ from ._wait import EventWaiter, waiters_among
 from ._wrapping import Hook
 
 E = TypeVar("E", bound=Event)
-
-# Memory ends before; and a small integer is compared faster than `sys.maxsize`.
-_UNLIMITED = 2**30 - 1
 
 
 class EventBus(Decorating):
@@ -80,11 +76,10 @@ class EventBus(Decorating):
         for name, limit in (("max_depth", max_depth), ("max_pending", max_pending)):
             if limit is not None and not limit >= 1:
                 raise ValueError(f"{name} must be at least 1, or None for no limit, got {limit!r}")
-        self._max_depth = _UNLIMITED if max_depth is None else max_depth
+        self._max_depth = math.inf if max_depth is None else max_depth
         self._max_pending = max_pending
         self._registry = Registry(on_error, handler_timeout)
         # The registry's own, one attribute nearer to the hot path.
-        self._routes = self._registry.routes
         self._get_route = self._registry.routes.get
         self._unhandled = self._registry.unhandled
         # By loop; those of closed loops go when the next loop comes.
@@ -121,8 +116,7 @@ class EventBus(Decorating):
             TypeError, ValueError: `event_type` is no subclass of `Event`; nothing is subscribed.
         """
         check_event_type(event_type)
-        entry = self._registry.find(event_type, handler)
-        if entry is None or not self._registry.remove(event_type, entry):
+        if not self._registry.remove(event_type, handler):
             twin = "" if self.handlers(event_type) else twin_of(event_type, self.event_types())
             remedy = "pass the very object that was subscribed, or cancel its Subscription"
             raise ValueError(
@@ -190,7 +184,7 @@ class EventBus(Decorating):
             route = self._registry.find_route(event)
         parent = get_current()
         if parent is not None:
-            if type(event) in self._routes:
+            if type(event) in self._registry.routes:
                 check_depth(parent, type(event), self._max_depth)
             if (parent.depth + 1) % LEVELS_PER_TRIP == 0:
                 await asyncio.sleep(0)

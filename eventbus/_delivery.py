@@ -21,8 +21,7 @@ from ._event import Event
 from ._failure import Chain, EventCycleError, report
 from ._handler import CompiledHandler, Route, must_await
 
-# Whether a task can have its first step while it is made. Loosely typed, since `eager_start` is
-# unknown to the checkers of older interpreters.
+# Loosely typed, since `eager_start` is unknown to the checkers of Python 3.11, which has it not.
 _EAGER = sys.version_info >= (3, 12)
 _EagerTask: Callable[..., Task[Any]] = Task
 
@@ -142,17 +141,14 @@ def chain_to(level: Publication | None) -> Chain:
     return tuple(reversed(chain))
 
 
-def check_depth(parent: Publication, event_type: type[Event], max_depth: int) -> None:
+def check_depth(parent: Publication, event_type: type[Event], max_depth: float) -> None:
     """Raise `EventCycleError` if the unfinished levels down to `parent` use up `max_depth`."""
     if parent.depth >= max_depth and len(chain := chain_to(parent)) >= max_depth:
-        raise EventCycleError((*chain, event_type), max_depth)
+        raise EventCycleError((*chain, event_type), int(max_depth))
 
 
 def starts_eagerly(loop: AbstractEventLoop) -> bool:
-    """Return whether a handler's task has its first step at once.
-
-    Otherwise the loop takes it, later: in Python 3.11, and whatever a task factory decides.
-    """
+    """Return whether a handler's task has its first step at once, not when the loop takes it."""
     return _EAGER and loop.get_task_factory() is None
 
 

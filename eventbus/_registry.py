@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Who handles what: subscriptions by exact type, and the routes that publishing reads.
 
-- Adding and removing a subscription is O(1), under a lock; any thread may do it.
-- A route is built at the first publish after a change, O(handlers of that type), and read without
-  a lock, by `routes.get(type(event))`.
-- A type that nobody handles is found by `id(type(event)) in unhandled`, without a lock either.
-
-Every attribute of `Registry`, `Entry` and `Subscription` that changes is changed under the
-registry's lock alone. Readers without it see a dict before or after a change, never between.
+Adding and removing a subscription is O(1). A route is built at the first publish after a change,
+O(handlers of that type). Every attribute of `Registry`, `Entry` and `Subscription` that changes is
+changed under the registry's lock alone. Publishing reads `routes` and `unhandled` without it, and
+sees a dict before or after a change, never between.
 """
 
 import threading
@@ -75,16 +72,14 @@ class Registry:
                 self._changed(event_type)
         return Subscription(self, event_type, known)
 
-    def find(self, event_type: type[Event], callback: Callable[[Any], object]) -> Entry | None:
-        """Return the entry of a callback, or None."""
-        return self._entries.get(event_type, {}).get(identity(callback))
-
-    def remove(self, event_type: type[Event], entry: Entry) -> bool:
-        """Remove an entry, whatever subscriptions it has; return whether it was there."""
-        key = identity(entry.handler.callback)
+    def remove(
+        self, event_type: type[Event], callback: Callable[[Any], object], entry: Entry | None = None
+    ) -> bool:
+        """Remove the entry of a callback, if it is `entry` or none is given; return if it was there."""
+        key = identity(callback)
         with self.lock:
             entries = self._entries.get(event_type, {})
-            if entries.get(key) is not entry:
+            if key not in entries or entry not in (None, entries[key]):
                 return False  # removed before; the key may be another entry's by now
             del entries[key]
             if not entries:

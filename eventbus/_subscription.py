@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What `subscribe` and `instrument` return: handles, by which either is taken back."""
 
+from collections.abc import Callable
 from threading import RLock
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from ._event import Event
 from ._handler import CompiledHandler, Handler
@@ -37,7 +38,9 @@ class _Registry(Protocol):
 
     @property
     def lock(self) -> RLock: ...
-    def remove(self, event_type: type[Event], entry: Entry) -> bool: ...
+    def remove(
+        self, event_type: type[Event], callback: Callable[[Any], object], entry: Entry
+    ) -> bool: ...
     def remove_hook(self, instrumentation: "Instrumentation") -> None: ...
 
 
@@ -69,7 +72,7 @@ class Subscription(_Handle):
             if entry is not None:
                 entry.subscriptions -= 1
                 if entry.subscriptions == 0:
-                    self._registry.remove(self.event_type, entry)
+                    self._registry.remove(self.event_type, self.handler.callback, entry)
 
     def __repr__(self) -> str:
         return f"<Subscription of {self.handler.name} to {self.event_type.__qualname__}>"
