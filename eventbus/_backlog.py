@@ -12,8 +12,8 @@ import asyncio
 import math
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Generator, Iterable
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from contextvars import Context
 
 from ._delivery import Publication, deliver, get_current, starts_eagerly
@@ -48,8 +48,8 @@ class Backlog:
     # - _running: events with handlers that have not ended. (A set would take twice the memory.)
     # - _joining: events whose handlers wait in `join`, which does not wait for them, and in how
     #   many calls of it.
-    # - _lull: what every `join` waits for, done when only handlers that wait in `join` are left. All
-    #   of them may go on, though the first that does waits there no longer.
+    # - _lull: what every `join` waits for, done when none but handlers that wait in `join` are left.
+    #   All of them may go on, though the first that does waits there no longer.
 
     __slots__ = (
         *("loop", "loop_end", "queue", "scheduled"),
@@ -129,28 +129,41 @@ class Backlog:
                     lull.set_result(None)
 
     async def join(self, timeout: float = math.inf) -> bool:
-        """Wait until all events are finished, in a handler all but those whose handlers join.
+        """Wait until all events are finished; return whether they are within `timeout` seconds.
 
-        Return whether they are, or `timeout` seconds have passed; say meanwhile for whom it waits.
+        In a handler, wait neither for its event nor for those whose handlers wait here as well.
         """
+        own = self._calling_event()
+        if own is None:
+            return await self._wait(timeout, ())
+        self._joining[own] += 1
+        self._wake_joiners()
+        try:
+            return await self._wait(timeout, self._joining)
+        finally:
+            self._joining[own] -= 1
+            if self._joining[own] <= 0:  # below, if the event has finished meanwhile
+                del self._joining[own]
+
+    async def _wait(self, timeout: float, aside: Collection[Publication]) -> bool:
+        """Wait for all events but those `aside`; say meanwhile which they are."""
         began, patience = self.loop.time(), _PATIENCE
         reminder, deadline = began + patience, began + timeout
-        with self._standing_aside() as aside:
-            while self.scheduled or self.queue or len(self._running) > len(aside):
-                if not self.scheduled and self.queue:
-                    self.schedule()
-                lull = self._lull = self._lull or self.loop.create_future()
-                await asyncio.wait([lull], timeout=min(reminder, deadline) - self.loop.time())
-                if lull.done():
-                    if aside:
-                        break
-                elif deadline <= reminder:
-                    return False
-                else:
-                    waited = reminder - began
-                    logger().warning("still waiting, after %.0f seconds: %s", waited, str(self))
-                    patience *= 2
-                    reminder += patience
+        while self.scheduled or self.queue or len(self._running) > len(aside):
+            if not self.scheduled and self.queue:
+                self.schedule()
+            lull = self._lull = self._lull or self.loop.create_future()
+            await asyncio.wait([lull], timeout=min(reminder, deadline) - self.loop.time())
+            if lull.done():
+                if aside:
+                    break
+            elif deadline <= reminder:
+                return False
+            else:
+                waited = reminder - began
+                logger().warning("still waiting, after %.0f seconds: %s", waited, str(self))
+                patience *= 2
+                reminder += patience
         return True
 
     async def cancel(self, timeout: float) -> None:
@@ -194,26 +207,6 @@ class Backlog:
         names = Counter(type(event).__qualname__ for event, _, _ in self.queue)
         listing = ", ".join(f"{name} x{count}" for name, count in names.items())
         return f"{len(self.queue)} queued ({listing or 'none'})"
-
-    @contextmanager
-    def _standing_aside(self) -> Generator[Collection[Publication], None, None]:
-        """Have `join` not wait for the event that the calling code handles.
-
-        Yield the events that the caller need not wait for either.
-        """
-        own = self._calling_event()
-        if own is None:
-            yield ()
-            return
-        self._joining[own] += 1
-        self._wake_joiners()
-        try:
-            yield self._joining
-        finally:
-            if own in self._joining:
-                self._joining[own] -= 1
-                if self._joining[own] == 0:
-                    del self._joining[own]
 
     def _calling_event(self) -> Publication | None:
         """Return the unfinished event whose handler the calling code belongs to, if any."""

@@ -19,9 +19,11 @@ from ._checks import check_event_type, running_loop
 from ._deferred import DeferredPublisher, Publisher
 from ._delivery import (
     LEVELS_PER_TRIP,
+    chain_to,
     check_depth,
     deliver,
-    failed_in_place,
+    end_publisher,
+    failed,
     get_current,
     set_current,
     starts_eagerly,
@@ -201,7 +203,8 @@ class EventBus(Decorating):
                     if result is None or not must_await(result):
                         continue
                 except BaseException as exc:
-                    failed_in_place(target, event, exc, context, parent, None)
+                    chain = (*chain_to(parent), type(event))
+                    failed(target, event, exc, context, chain, end_publisher)
                     continue
                 first = target.learn(result, context)
                 break

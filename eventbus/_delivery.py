@@ -85,18 +85,15 @@ class Publication:
         if self.stop is not None:
             return True
         if self.backlog is not None:
-            context, backlog = copy_context(), self.backlog
-            late = partial(failed_in_place, target, self.event, exc, context, None, backlog)
+            chain, context = chain_to(self), copy_context()
+            late = partial(failed, target, self.event, exc, context, chain, _end_loop)
             return self.backlog.is_cut_short(target.handler.name, late)
         return self.waiter is not None and self.waiter.cancelled()
 
     def failed(self, target: CompiledHandler, exc: BaseException, context: Context) -> None:
         """Report a failed handler, or have the publisher raise what ends the program."""
-        fatal = _report(target, self.event, exc, context, chain_to(self))
-        if fatal is not None and self.depth and self.backlog is None:
-            self.cancel(fatal)
-        elif fatal is not None:  # nobody waits, but who runs the loop
-            get_running_loop().call_soon(_raise, fatal)
+        end = self.cancel if self.depth and self.backlog is None else _end_loop
+        failed(target, self.event, exc, context, chain_to(self), end)
 
     def ended(self, key: object) -> None:
         """Take a handler off the running ones, and tell of the end of the last."""
@@ -185,7 +182,8 @@ def deliver(
                 if publication is not None:
                     publication.failed(target, exc, own)
                 else:
-                    failed_in_place(target, event, exc, own, parent, backlog)
+                    end = end_publisher if backlog is None else _end_loop
+                    failed(target, event, exc, own, (*chain_to(parent), type(event)), end)
                 continue
         if publication is None:
             in_place = eager
@@ -214,37 +212,33 @@ def deliver(
     return publication
 
 
-def failed_in_place(
+def failed(
     target: CompiledHandler,
     event: Event,
     exc: BaseException,
     context: Context,
-    parent: Publication | None,
-    backlog: _Backlog | None,
+    chain: Chain,
+    end: Callable[[BaseException], object],
 ) -> None:
-    """See to a failed handler of an event that has no publication, as `Publication.failed`."""
-    fatal = _report(target, event, exc, context, (*chain_to(parent), type(event)))
-    if fatal is not None and backlog is None:
-        raise fatal
-    if fatal is not None:
-        get_running_loop().call_soon(_raise, fatal)
-
-
-def _report(
-    target: CompiledHandler, event: Event, exc: BaseException, context: Context, chain: Chain
-) -> BaseException | None:
-    """Report a failed handler; return what ends the program, if it or the report raises that."""
+    """Report a failed handler; call `end` with what it, or the report, ends the program by."""
     try:
         if isinstance(exc, _FAILURES):
             context.run(report, target, event, exc, chain)
-            return None
+            return
     except BaseException as error:
-        return error
-    return exc
+        end(error)
+    else:
+        end(exc)
 
 
-def _raise(exc: BaseException) -> None:
+def end_publisher(exc: BaseException) -> None:
+    """Raise what ends the program where the handler was called."""
     raise exc
+
+
+def _end_loop(exc: BaseException) -> None:
+    """Raise what ends the program where nobody waits for the handler, but who runs the loop."""
+    get_running_loop().call_soon(end_publisher, exc)
 
 
 def _schedule(
@@ -260,7 +254,7 @@ def _schedule(
     body = run_handler(target, event, publication, starts_later=not has_factory)
     try:
         if not has_factory:
-            body.send(None)  # to where its task's first step goes on, or what cancels it before that
+            body.send(None)  # to where the first step of its task goes on, or a cancellation
             running[target] = Task(body, loop=loop, name=target.handler.name, context=context)
             return
         if target.context is None:  # the task copies the current one: not every factory takes one

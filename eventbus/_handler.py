@@ -15,7 +15,6 @@ from typing import Any
 
 from ._checks import check_callable
 
-
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 

@@ -75,7 +75,7 @@ class Registry:
     def remove(
         self, event_type: type[Event], callback: Callable[[Any], object], entry: Entry | None = None
     ) -> bool:
-        """Remove the entry of a callback, if it is `entry` or none is given; return if it was there."""
+        """Remove a callback, if its entry is `entry` or none is given; return whether it was."""
         key = identity(callback)
         with self.lock:
             entries = self._entries.get(event_type, {})

@@ -92,7 +92,7 @@ def no_gc():
 
 @pytest.fixture
 def classes_die():
-    """Skip what an interpreter makes impossible: 3.13t keeps every class, from its first thread on."""
+    """Skip what an interpreter rules out: 3.13t keeps every class, from its first thread on."""
 
     class Passing:
         pass
