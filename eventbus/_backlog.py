@@ -12,7 +12,7 @@ import asyncio
 import math
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from contextvars import Context
 
@@ -48,7 +48,7 @@ class Backlog:
     # - _running: events with handlers that have not ended. (A set would take twice the memory.)
     # - _joining: events whose handlers wait in `join`, which does not wait for them, and in how
     #   many calls of it.
-    # - _lull: what every `join` waits for, done when none but handlers that wait in `join` are left.
+    # - _lull: what every `join` waits for, done when only handlers are left that wait in `join`.
     #   All of them may go on, though the first that does waits there no longer.
 
     __slots__ = (
@@ -114,10 +114,6 @@ class Backlog:
             self._joining.pop(publication, None)
             publication.finish()
             self._wake_joiners()
-
-    def is_cut_short(self, name: str, report: Callable[[], object]) -> bool:
-        """Return whether the end of the loop has cancelled a handler; `report` it if it has not."""
-        return self.loop_end.has_cancelled(name, report)
 
     def _wake_joiners(self) -> None:
         if not self._running and not self._delivering:

@@ -3,7 +3,6 @@
 
 from collections import deque
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Protocol
 
 from ._checks import check_event
@@ -43,12 +42,7 @@ class DeferredPublisher:
         self._open = True
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, exc_type: object, *_exception: object) -> None:
         self._open = False
         unpublished, self._recorded = deque(self._recorded), []
         if exc_type is not None:

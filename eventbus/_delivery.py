@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from ._event import Event
 from ._failure import Chain, EventCycleError, report
 from ._handler import CompiledHandler, Route, must_await
+from ._loop_end import LoopEnd
 
 # Loosely typed, since `eager_start` is unknown to the checkers of Python 3.11, which has it not.
 _EAGER = sys.version_info >= (3, 12)
@@ -36,8 +37,9 @@ LEVELS_PER_TRIP = 8
 class _Backlog(Protocol):
     """Who has an event that nobody awaits."""
 
+    @property
+    def loop_end(self) -> LoopEnd: ...
     def finish(self, publication: "Publication") -> None: ...
-    def is_cut_short(self, name: str, report: Callable[[], object]) -> bool: ...
 
 
 class Publication:
@@ -87,7 +89,7 @@ class Publication:
         if self.backlog is not None:
             chain, context = chain_to(self), copy_context()
             late = partial(failed, target, self.event, exc, context, chain, _end_loop)
-            return self.backlog.is_cut_short(target.handler.name, late)
+            return self.backlog.loop_end.has_cancelled(target.handler.name, late)
         return self.waiter is not None and self.waiter.cancelled()
 
     def failed(self, target: CompiledHandler, exc: BaseException, context: Context) -> None:
@@ -120,7 +122,8 @@ class Publication:
         """Leave the chain: what has this in its context, and lives on, starts one of its own."""
         self.depth = 0
         self.parent = self.stop = None
-        del self.event
+        if not self.running:  # else who published was closed, not cancelled, and they go on
+            del self.event
 
 
 current: ContextVar[Publication | None] = ContextVar("current", default=None)
@@ -200,9 +203,9 @@ def deliver(
             own = target.context
             own.run(set_current, publication)
         if not eager:
-            _schedule(loop, target, event, publication, own)
+            _schedule(loop, target, publication, own)
             continue
-        body = run_handler(target, event, publication)
+        body = run_handler(target, publication)
         task = _EagerTask(body, loop=loop, name=target.handler.name, context=own, eager_start=True)
         if not task.done():
             if publication.running is None:
@@ -242,16 +245,12 @@ def _end_loop(exc: BaseException) -> None:
 
 
 def _schedule(
-    loop: AbstractEventLoop,
-    target: CompiledHandler,
-    event: Event,
-    publication: Publication,
-    context: Context,
+    loop: AbstractEventLoop, target: CompiledHandler, publication: Publication, context: Context
 ) -> None:
     """Have the loop start a handler's task; if that cannot be made, the handler has failed."""
     running = publication.running = publication.running or {}
     has_factory = loop.get_task_factory() is not None
-    body = run_handler(target, event, publication, starts_later=not has_factory)
+    body = run_handler(target, publication, starts_later=not has_factory)
     try:
         if not has_factory:
             body.send(None)  # to where the first step of its task goes on, or a cancellation
@@ -276,13 +275,13 @@ def _first_step() -> Generator[None, None, None]:
 
 
 async def run_handler(
-    target: CompiledHandler, event: Event, publication: Publication, starts_later: bool = False
+    target: CompiledHandler, publication: Publication, starts_later: bool = False
 ) -> None:
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
     try:
         if starts_later:
             await _first_step()
-        result: Any = target.call(event)
+        result: Any = target.call(publication.event)
         # The first test is the likely one, and spares the slow, exact second one.
         if type(result) is CoroutineType or (result is not None and must_await(result)):
             result = await result  # pyright: ignore[reportUnknownVariableType]

@@ -35,9 +35,7 @@ class Registry:
     #   hence `_changes`, by which building a route notices that it was overtaken.
 
     def __init__(
-        self,
-        on_error: Callable[[HandlerFailure], object] | None,
-        handler_timeout: float | None,
+        self, on_error: Callable[[HandlerFailure], object] | None, handler_timeout: float | None
     ) -> None:
         self._on_error = on_error
         self._handler_timeout = handler_timeout
