@@ -22,9 +22,8 @@ from ._failure import logger
 from ._handler import Route
 from ._loop_end import LoopEnd
 
-# Backlogs that are starting handlers or have unfinished ones. A bus may be dropped while its
-# handlers run, and a handler may wait for what nothing else refers to; neither is to be
-# garbage-collected half-way. Adding and discarding are atomic: loops may run in several threads.
+# Backlogs that are starting handlers or have unfinished ones, lest they are garbage-collected: a
+# bus may be dropped while they run. Adding and discarding are atomic, for loops in many threads.
 _busy: "set[Backlog]" = set()
 
 # Handler runs that one drain starts before other callbacks of the loop get their turn.
@@ -50,11 +49,6 @@ class Backlog:
     #   many calls of it.
     # - _lull: what every `join` waits for, done when only handlers are left that wait in `join`.
     #   All of them may go on, though the first that does waits there no longer.
-
-    __slots__ = (
-        *("loop", "loop_end", "queue", "scheduled"),
-        *("_delivering", "_joining", "_lull", "_running"),
-    )
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop

@@ -96,14 +96,13 @@ class EventBus(Decorating):
     def subscribe(self, event_type: type[E], handler: Callable[[E], object]) -> Subscription:
         """Call `handler` with every event of exactly this type, from the next publish on.
 
-        Any thread may call it. A handler that is subscribed to the type already is still called
-        once an event, in its first place, until its last `Subscription` is cancelled; identity
-        decides, for a bound method that of its object and function.
+        Any thread may call it. A handler that is subscribed already is still called once, in its
+        first place, until its last `Subscription` is cancelled; identity decides, for a bound
+        method that of its object and function.
 
         Args:
             event_type: The exact type; events of its subclasses are not delivered.
-            handler: Any callable that takes the event as its one positional argument. What it
-                returns is awaited if it is awaitable, and ignored otherwise.
+            handler: Any callable that takes the event. An awaitable that it returns is awaited.
 
         Raises:
             TypeError: `event_type` is no subclass of `Event`, or `handler` cannot handle an event.
@@ -147,10 +146,10 @@ class EventBus(Decorating):
         """Run every handler inside the context manager that `hook(event, handler)` returns.
 
         It is entered before the handler and left after it, with its exception, in the handler's
-        own task and context: meanwhile sync handlers have a task each, too. For an event that
-        nobody handles it is entered once, with None as handler. Of several hooks the first one is
-        outermost. A hook that raises is a failure of that run. The handle that is returned removes
-        the hook, by `.cancel()` or at the end of a `with` block.
+        own task and context: sync handlers have a task each, too, while there is a hook. For an
+        event that nobody handles it is entered once, with None as handler. The first of several is
+        outermost. A hook that raises is a failure of that run. The handle returned removes it, by
+        `.cancel()` or at the end of a `with` block.
 
         Raises:
             TypeError: `hook` cannot be called with two positional arguments, or is async.
@@ -191,8 +190,7 @@ class EventBus(Decorating):
             if (parent.depth + 1) % LEVELS_PER_TRIP == 0:
                 await asyncio.sleep(0)
         if route.in_place:
-            # Sync handlers alone, as most events have: what `deliver` does with them is written
-            # out, since the call would take a sixth of it all.
+            # Most events have sync handlers alone: calling `deliver` would take a sixth of it all.
             for target in route.handlers:
                 if target.is_async:  # as has been learned since the route was built
                     first = target
@@ -284,10 +282,10 @@ class EventBus(Decorating):
     def deferred(self) -> AbstractAsyncContextManager[Publisher]:
         """Return a context manager whose publisher records events, and publishes them at its end.
 
-        When the block has succeeded, they are published in order: those of `publish` awaited one
-        after the other, those of `publish_nowait` scheduled in their place. On an exception,
-        cancellation included, they are dropped; on one while they are published, the rest is, and
-        logged. Publish after commit: `async with bus.deferred() as events, session.begin():`.
+        When the block has succeeded, they are published in order, `publish` ones awaited one after
+        the other. On an exception, cancellation included, they are dropped; on one while they are
+        published, the rest is, and logged. Publish after commit:
+        `async with bus.deferred() as events, session.begin():`.
         """
         return DeferredPublisher(self)
 
@@ -306,9 +304,8 @@ class EventBus(Decorating):
         """Wait until the running loop has no `publish_nowait` work left.
 
         What handlers publish meanwhile is included. Inside a handler of such work it waits neither
-        for the event that the handler is handling, nor for events whose handlers wait here, too.
-        Cancelling it cancels no work. For whom it waits is logged after ten seconds, at WARNING,
-        and again twice as long after each time.
+        for the handler's event nor for events whose handlers wait here, too. Cancelling it cancels
+        no work. After ten seconds, and then ever more rarely, a warning says for whom it waits.
         """
         backlog = self._backlogs.get(get_running_loop())
         if backlog is not None:

@@ -35,9 +35,6 @@ class DeferredPublisher:
         self._recorded: list[tuple[Event, bool]] = []  # the event, and whether it is awaited
         self._open = False
 
-    def __repr__(self) -> str:
-        return f"<DeferredPublisher of {len(self._recorded)} events on {self._publisher!r}>"
-
     async def __aenter__(self) -> Publisher:
         self._open = True
         return self

@@ -6,7 +6,6 @@
   that an event with sync handlers alone has none.
 - `current` holds, in the context of a handler's task, its publication; the links from there to
   the outermost publish are the chain, by which circles are found.
-- Whether somebody awaits the event, or the backlog has it, makes a difference in `Publication`.
 """
 
 import sys
@@ -80,10 +79,7 @@ class Publication:
                 task.cancel()
 
     def has_cancelled(self, target: CompiledHandler, exc: CancelledError) -> bool:
-        """Return whether a handler is cancelled with its publisher, by the bus or the loop's end.
-
-        Any other cancellation is a failure of the handler.
-        """
+        """Return whether publisher, bus or loop's end has cancelled a handler; else it failed."""
         if self.stop is not None:
             return True
         if self.backlog is not None:
@@ -161,13 +157,11 @@ def deliver(
     parent: Publication | None,
     backlog: _Backlog | None,
 ) -> Publication | None:
-    """Start the handlers of an event in their order, in copies of `context`, a copy itself.
+    """Start the handlers of an event in order; return what is under way, None if none needs a task.
 
-    Sync ones are called here, unless they could overtake tasks of which the loop takes the first
-    step: unless `eager`, that is `starts_eagerly(loop)`. `parent` is the level above in the chain,
-    and `backlog` whom to tell when the last handler has ended, if nobody awaits the event.
-
-    Returns what is under way, or None if no handler needed a task.
+    Each has a copy of `context`, a copy itself. Sync ones are called here, but never overtake tasks
+    that start later, which all do unless `eager`, that is `starts_eagerly(loop)`. `parent` is the
+    level above, and `backlog` whom to tell of the end of the last one, if nobody awaits it.
     """
     publication: Publication | None = None
     in_place = eager or route.in_place
@@ -240,7 +234,7 @@ def end_publisher(exc: BaseException) -> None:
 
 
 def _end_loop(exc: BaseException) -> None:
-    """Raise what ends the program where nobody waits for the handler, but who runs the loop."""
+    """Raise what ends the program where the loop is run: nobody else waits for the handler."""
     get_running_loop().call_soon(end_publisher, exc)
 
 

@@ -73,18 +73,14 @@ def _repeating_part(chain: Chain) -> Chain:
 
 @cache
 def logger() -> logging.Logger:
-    """Return the package's logger, asked for when something is first to be logged.
-
-    One that existed before the application configured logging would be disabled by it.
-    """
+    """Return the package's logger; one that exists when logging is configured would be disabled."""
     return logging.getLogger(_PACKAGE)
 
 
 def report(target: CompiledHandler, event: Event, exception: BaseException, chain: Chain) -> None:
-    """Log the failure of one handler run, once, and hand it to `on_error`.
+    """Log the failure of one handler run, once, and hand it to `on_error`, of which the same holds.
 
-    The payload stays out of the message: it may be private, or large. Nothing but what ends the
-    program is raised: what `on_error` raises is logged.
+    The payload stays out of the message: it may be private, or large.
     """
     log = logger()
     if log.isEnabledFor(logging.ERROR):

@@ -50,11 +50,7 @@ class Handler:
 
 
 def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
-    """Return the description of `callback`, to be called with that many positional arguments.
-
-    Raises:
-        TypeError: It is not callable, does not take the arguments, or is a generator function.
-    """
+    """Return the description of `callback`; `TypeError` if it cannot take that many arguments."""
     target: object = _without_partials(callback)
     named: Any = target if isinstance(getattr(target, "__qualname__", None), str) else type(target)
     module = getattr(named, "__module__", None)
@@ -70,20 +66,16 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
         )
         is_async = any(map(inspect.iscoroutinefunction, kinds))
     if is_generator:
-        remedy = "decorate it with contextlib.contextmanager"
-        if arguments == 1:
-            remedy = "remove the yield"
+        hook = "decorate it with contextlib.contextmanager"
+        remedy = "remove the yield" if arguments == 1 else hook
         raise TypeError(f"{name} is a generator function, whose body would never run; {remedy}")
     check_callable(callback, name, arguments)
     return Handler(callback, name, bool(is_async))
 
 
 def identity(callback: Callable[..., object]) -> Hashable:
-    """Return the key by which a callback is found again, valid while the callback is alive.
-
-    A bound method is a new object at every access: its object and function identify it.
-    """
-    if isinstance(callback, types.MethodType):
+    """Return the key by which a callback is found again, valid while the callback is alive."""
+    if isinstance(callback, types.MethodType):  # a new object at every access
         return id(callback.__self__), id(callback.__func__)
     if isinstance(callback, types.BuiltinMethodType | types.MethodWrapperType):
         owner = callback.__self__

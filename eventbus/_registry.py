@@ -24,15 +24,12 @@ from ._wrapping import Hook, limited, observed
 class Registry:
     """The subscriptions and hooks of one bus."""
 
-    # - _entries: by exact type, then by identity of the handler, in subscription order. No type
-    #   without a handler is kept.
-    # - routes: types that have handlers, each route as new as the last change of its type. Empty
-    #   once closed.
+    # - _entries: by exact type, then by identity of the handler; no type without a handler.
+    # - routes: by type, each as new as the last change of the type. Empty once closed.
     # - unhandled: ids of living types that nobody handles, each with a weak reference that
     #   removes it with its type. Empty while hooks are installed, and once closed.
-    # - lock: taken for every change of these. Reentrant, since a finalizer that cancels a
-    #   subscription, or a signal handler, may run at any point of the thread that holds it;
-    #   hence `_changes`, by which building a route notices that it was overtaken.
+    # - lock: reentrant, since a finalizer that cancels a subscription, or a signal handler, may run
+    #   at any point of the thread that holds it; `_changes` tells whether one has.
 
     def __init__(
         self, on_error: Callable[[HandlerFailure], object] | None, handler_timeout: float | None

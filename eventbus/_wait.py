@@ -30,8 +30,8 @@ class EventWaiter(Generic[E]):
 
     def wait(self, subscription: Subscription) -> Future[E]:
         """Return a future, which takes `subscription` back when it is done."""
-        future = self._future = self._loop.create_future()
         self._subscription = subscription
+        future = self._future = self._loop.create_future()
         future.add_done_callback(self._stop)
         return future
 

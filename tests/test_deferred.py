@@ -489,11 +489,3 @@ async def test_end_of_the_program_is_no_refusal(bus, errors, error):
     (record,) = errors
     assert "InvoiceIssued" in record.getMessage()
     assert "OrderPlaced" not in record.getMessage()
-
-
-async def test_repr(bus):
-    """A repr says how many events wait, and for which bus."""
-    async with bus.deferred() as events:
-        assert repr(events) == f"<DeferredPublisher of 0 events on {bus!r}>"
-        await events.publish(OrderPlaced())
-        assert "of 1 events" in repr(events)

@@ -25,6 +25,7 @@ from support import (
     forever,
     join,
     tenant,
+    until,
     use,
     with_and_without_factories,
 )
@@ -353,3 +354,24 @@ async def test_reporting_that_fails_stops_nobody(monkeypatch, handler, culprit):
     gc.collect()  # when it goes, a task tells of what nobody has asked it for
     assert len(seen) == 4
     assert told == [Stop] * 2
+
+
+@with_and_without_factories
+async def test_failure_after_the_publisher_was_closed(bus, failures, errors, factory):
+    """C4.4: handlers go on when the publishing coroutine is thrown away, and fail loudly."""
+    going = asyncio.Event()
+
+    async def wait_and_fail(event):
+        await going.wait()
+        raise Failure
+
+    bus.subscribe(OrderPlaced, wait_and_fail)
+    use(factory)
+    coroutine = bus.publish(OrderPlaced())
+    coroutine.send(None)
+    coroutine.close()
+    going.set()
+    await until(lambda: failures)
+    assert type(failures[0].exception) is Failure
+    assert type(failures[0].event) is OrderPlaced
+    assert len(errors) == 1
