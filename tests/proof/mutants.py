@@ -34,6 +34,7 @@ MODULES = [
     "_wrapping.py",
     "_checks.py",
     "_loop_end.py",
+    "_misses.py",
 ]
 # The tests that kill most come first. Those of packaging and documents cannot tell.
 LEAVE_OUT = {"test_demo.py", "test_package.py", "test_readme.py"}
