@@ -103,11 +103,10 @@ class Backlog:
 
     def finish(self, publication: Publication) -> None:
         """Take note that the last handler of an event has ended."""
-        if publication in self._running:  # or else it is being delivered, and `_drain` sees to it
-            del self._running[publication]
-            self._joining.pop(publication, None)
-            publication.finish()
-            self._wake_joiners()
+        del self._running[publication]
+        self._joining.pop(publication, None)
+        publication.finish()
+        self._wake_joiners()
 
     def _wake_joiners(self) -> None:
         if not self._running and not self._delivering:
@@ -218,10 +217,8 @@ def _names(publications: Iterable[Publication]) -> str:
 def backlog_of(loop: AbstractEventLoop, backlogs: dict[AbstractEventLoop, Backlog]) -> Backlog:
     """Add and return a backlog for `loop`, the running one; forget those of closed loops."""
     backlog = backlogs[loop] = Backlog(loop)
-    for closed in [loop for loop in list(backlogs) if loop.is_closed()]:
-        if (lost := backlogs.pop(closed, None)) is not None:
-            lost.loop_end.tell()
-    for busy in [busy for busy in list(_busy) if busy.loop.is_closed()]:
-        _busy.discard(busy)
-        busy.loop_end.tell()
+    closed = [backlogs.pop(loop, None) for loop in list(backlogs) if loop.is_closed()]
+    for lost in {*filter(None, closed), *(busy for busy in list(_busy) if busy.loop.is_closed())}:
+        _busy.discard(lost)
+        lost.loop_end.tell()
     return backlog

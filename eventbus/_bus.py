@@ -214,12 +214,12 @@ class EventBus(Decorating):
         loop = running_loop("publish, to async handlers,")
         eager, context = starts_eagerly(loop), copy_context()
         publication = deliver(event, route, loop, eager, context, parent, None)
-        if publication is not None:
-            try:
-                if publication.running or publication.stop is not None:
-                    await publication.wait()
-            finally:
-                publication.finish()
+        assert publication is not None  # there is an async handler
+        try:
+            if publication.running or publication.stop is not None:
+                await publication.wait()
+        finally:
+            publication.finish()
 
     def publish_nowait(self, event: Event) -> None:
         """Schedule the handlers of the event on the running loop, and return.

@@ -16,7 +16,7 @@ class _Handle:
     __slots__ = ()
 
     def cancel(self) -> None:
-        raise NotImplementedError
+        """Take back what this stands for; do nothing if that was done before."""
 
     def __enter__(self) -> Self:
         return self

@@ -56,9 +56,7 @@ class EventWaiter(Generic[E]):
         try:
             self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # that loop is closed: nobody waits any more
-            subscription = self._subscription
-            if subscription is not None:
-                subscription.cancel()
+            self._stop()
 
     def _resolve(self, event: E) -> None:
         future = self._future

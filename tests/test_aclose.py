@@ -478,3 +478,26 @@ async def test_two_handlers_close_with_timeout(bus, gated):
     assert gated.cancelled == 1
     assert bus.pending == 0
     await assert_closed(bus)
+
+
+@pytest.mark.parametrize("after", range(8))
+async def test_cancelled_at_any_turn(bus, errors, gated, after):
+    """C6.2: cancelled while it joins it cancels nothing; later it still ends what it has begun."""
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    closing = asyncio.create_task(bus.aclose(timeout=0))
+    await turns(after)
+    was_over = closing.done()
+    closing.cancel()
+    async with asyncio.timeout(PATIENCE):
+        (outcome,) = await asyncio.gather(closing, return_exceptions=True)
+    assert was_over or isinstance(outcome, asyncio.CancelledError)
+    if "closed" in repr(bus):
+        assert gated.cancelled == 1
+        assert bus.pending == 0
+        assert len(errors) == 1
+    else:
+        assert gated.cancelled == 0
+        gated.gate.set()
+        await aclose(bus)
+        assert gated.finished == 1

@@ -531,6 +531,13 @@ async def test_loop_that_goes_on(bus, failures, errors, monkeypatch):
     assert failures == []
     ((seconds, report, *arguments),) = later
     assert seconds <= 1
+    asyncio.current_task().cancel()  # as if the end took long: it is looked at again, later
+    report(*arguments)
+    assert later[1:] == later[:1]
+    with contextlib.suppress(asyncio.CancelledError):
+        await turns()
+    asyncio.current_task().uncancel()
+    assert failures == []
     report(*arguments)
     assert [type(failure.exception) for failure in failures] == [asyncio.CancelledError]
     (record,) = errors

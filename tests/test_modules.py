@@ -3,6 +3,7 @@
 
 import importlib
 import sys
+import threading
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 
@@ -118,6 +119,29 @@ def test_failing_module_leaves_nothing(bus, error):
     assert caught.value.__notes__ == ["raised while module 'second' registered its event handlers"]
     assert bus.event_types() == (Placed,)
     assert bus.handlers(Placed) == (kept.handler, taken_back.handler)
+
+
+def test_only_what_was_subscribed_for_it_is_taken_back(bus):
+    """What another thread subscribes meanwhile stays, and so does a wrapper around `subscribe`."""
+    counted = []
+
+    def subscribe(event_type, handler):
+        counted.append(handler)
+        return type(bus).subscribe(bus, event_type, handler)
+
+    def register(bus):
+        bus.subscribe(Placed, repr)
+        thread = threading.Thread(target=bus.subscribe, args=(Placed, print))
+        thread.start()
+        thread.join()
+        raise LookupError
+
+    bus.subscribe = subscribe
+    with pytest.raises(LookupError):
+        register_modules(bus, [module("orders", register=register)])
+    assert [handler.callback for handler in bus.handlers(Placed)] == [print]
+    assert counted == [repr, print]
+    assert bus.subscribe is subscribe
 
 
 def test_exception_that_takes_no_note(bus):

@@ -246,3 +246,20 @@ async def test_the_group_is_in_no_reference_cycle(bus, no_log, no_gc):
         error = weakref.ref(group.exceptions[0])
     assert error is not None
     assert error() is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_work_that_is_unfinished(bus, gated, fails):
+    """Section 5: a block that leaves `publish_nowait` work behind fails, with the remedy."""
+    if fails:
+        bus.subscribe(InvoiceIssued, fail_sync)
+    refused = pytest.raises(ExceptionGroup, match="1 publish_nowait events are unfinished")
+    with refused as caught, strict(bus):
+        bus.publish_nowait(OrderPlaced())
+        await gated.started.wait()
+        await bus.publish(InvoiceIssued())
+    assert [type(each) for each in caught.value.exceptions] == [Failure] * fails + [RuntimeError]
+    assert "await bus.join()" in str(caught.value.exceptions[-1])
+    gated.gate.set()
+    with strict(bus):
+        await bus.join()

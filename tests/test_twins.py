@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """C1.5: a class that was made twice is not a silent miss."""
 
+import importlib
 import importlib.util
 import logging
 import sys
@@ -10,6 +11,7 @@ import pytest
 from support import do_nothing
 from target import PACKAGE, Event, EventBus
 
+flow = importlib.import_module(f"{PACKAGE}.flow")
 SOURCE = f"from {PACKAGE} import Event\n\nclass OrderPlaced(Event):\n    pass\n"
 
 
@@ -224,3 +226,18 @@ async def test_wait_for_what_is_handled(bus, errors, twins):
     for event_type in twins:
         bus.wait_for(event_type).cancel()
     assert len(errors) == 0
+
+
+# In drawings
+
+
+def test_drawn_by_itself(bus, load):
+    """C1.5: a class of a file that was imported twice bears its module in every drawing."""
+    one, other = under_two_names(load)
+    for kind, name in ((one, "shop.events.OrderPlaced"), (other, "events.OrderPlaced")):
+        with bus.subscribe(kind, do_nothing):
+            assert flow.wiring(bus).splitlines()[0] == name
+    before, after = reloaded(load)
+    for kind, name in ((before, "OrderPlaced (replaced)"), (after, "shop.events.OrderPlaced")):
+        with bus.subscribe(kind, do_nothing):
+            assert flow.wiring(bus).splitlines()[0].endswith(name)
