@@ -9,7 +9,7 @@
 """
 
 import sys
-from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
+from asyncio import AbstractEventLoop, CancelledError, Future, Task, current_task, get_running_loop
 from collections.abc import Callable, Generator
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -80,6 +80,9 @@ class Publication:
 
     def has_cancelled(self, target: CompiledHandler, exc: CancelledError) -> bool:
         """Return whether publisher, bus or loop's end has cancelled a handler; else it failed."""
+        task = current_task()
+        if task is not None and not task.cancelling():  # nobody asked: it is the handler's own
+            return False
         if self.stop is not None:
             return True
         if self.backlog is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The handler behind `EventBus.wait_for`: it resolves a future and unsubscribes.
 
-The future is touched, and whatever else of a waiter changes is changed, on the loop of `wait_for`
-alone. Other threads and loops come through `call_soon_threadsafe`.
+The future, and whatever else of a waiter changes, is touched on the loop of `wait_for` alone.
+Other threads and loops come through `call_soon_threadsafe`.
 """
 
 from asyncio import AbstractEventLoop, CancelledError, Future, get_running_loop
@@ -41,9 +41,8 @@ class EventWaiter(Generic[E]):
 
     def cancel(self, loop: AbstractEventLoop | None = None) -> None:
         """Cancel the future, on its loop, if that is `loop` or none is given."""
-        future = self._future
-        if future is not None and loop in (None, self._loop):
-            self._on_loop(future.cancel)
+        if loop in (None, self._loop):
+            self._on_loop(self._cancel)
 
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         try:
@@ -57,6 +56,10 @@ class EventWaiter(Generic[E]):
             self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # that loop is closed: nobody waits any more
             self._stop()
+
+    def _cancel(self) -> None:
+        if self._future is not None:
+            self._future.cancel()
 
     def _resolve(self, event: E) -> None:
         future = self._future
