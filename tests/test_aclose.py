@@ -501,3 +501,22 @@ async def test_cancelled_at_any_turn(bus, errors, gated, after):
         gated.gate.set()
         await aclose(bus)
         assert gated.finished == 1
+
+
+async def test_queued_events_are_dropped_by_name(bus, errors):
+    """C6.2: what is still queued after the timeout is dropped; the log has kinds and counts."""
+    got = []
+    bus.subscribe(OrderPlaced, got.append)
+    bus.subscribe(InvoiceIssued, got.append)
+    for event_type in (OrderPlaced, InvoiceIssued):
+        for _ in range(2000):
+            bus.publish_nowait(event_type())
+    await aclose(bus, timeout=0)
+    assert bus.pending == 0
+    (record,) = errors
+    dropped = 4000 - len(got)
+    assert dropped > 2000
+    message = record.getMessage()
+    assert f"{dropped} queued (OrderPlaced x{dropped - 2000}, InvoiceIssued x2000)" in message
+    await turns()
+    assert len(got) == 4000 - dropped
