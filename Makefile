@@ -86,8 +86,9 @@ clean: ## remove the environments and whatever the other targets have left
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments, one per dependency group and interpreter. pip knows groups from 25.1 on.
-# uvloop is not built for free-threaded interpreters: what needs it is skipped there.
+# Not all is built for free-threaded interpreters: what needs the second group is skipped there.
 with-proof := $(if $(filter %t,$(tag)),,uvloop)
+with-bench := $(if $(filter %t,$(tag)),,contenders)
 
 .venv/%-$(tag)/ready: pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)

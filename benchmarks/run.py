@@ -59,8 +59,6 @@ def ask_all(effort: Effort) -> list[Table]:
 
 
 def write(tables: list[Table], effort: Effort, command: str, folder: Path) -> None:
-    from charts import draw  # only now: importing matplotlib must not weigh on what was measured
-
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "results.json"
     entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -69,7 +67,12 @@ def write(tables: list[Table], effort: Effort, command: str, folder: Path) -> No
     entries = dict(sorted(entries.items()))
     file.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "results.md").write_text(page(entries), encoding="utf-8")
-    draw(entries, folder)
+    try:
+        from charts import draw  # only now: matplotlib must not weigh on what was measured
+    except ImportError as error:
+        print(f"no charts are drawn: {error}", file=sys.stderr)
+    else:
+        draw(entries, folder)
 
 
 def main() -> None:
