@@ -56,6 +56,21 @@ every_end = pytest.mark.parametrize("end", [end_sync, end_early, end_late, end_a
 every_error = pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, Stop])
 
 
+@every_end
+@with_and_without_factories
+def test_only_handler_ends_the_program(bus, errors, no_noise, factory, end):
+    """C4.5: what it raises is raised once, by the publish; asyncio complains of nothing."""
+
+    async def main():
+        use(factory)
+        with pytest.raises(Stop):
+            await bus.publish(OrderPlaced())
+
+    bus.subscribe(OrderPlaced, partial(end, Stop()))
+    asyncio.run(main(), debug=True)
+    assert len(errors) == 0
+
+
 @every_error
 @every_end
 @pytest.mark.parametrize("levels", [1, 20])
