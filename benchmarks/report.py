@@ -5,6 +5,7 @@ import argparse
 import importlib.metadata
 import platform
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -134,6 +135,7 @@ def about(effort: Effort, command: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
+        "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
         "loop": "uvloop" if effort.uvloop else "asyncio",
         "processor": processor(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -154,7 +156,7 @@ def describe(entry: dict[str, Any]) -> str:
 def name_of(entry: dict[str, Any]) -> str:
     """Return the short name of an entry's interpreter, by which entries replace each other."""
     short = ".".join(entry["python"].split(".")[:2])
-    name = f"{entry['implementation']} {short}"
+    name = f"{entry['implementation']} {short}{'t' * entry.get('free_threaded', False)}"
     return name if entry["loop"] == "asyncio" else f"{name}, {entry['loop']}"
 
 
