@@ -279,3 +279,15 @@ async def test_cleared_by_a_handler_that_a_future_waits_beside(bus, errors):
     assert late.result() is event
     assert early.cancelled()
     assert len(errors) == 0
+
+
+async def test_cleared_by_a_thread_just_before_it_resolves(bus):
+    """C2.7, C8: what was accepted before the clear reaches the future before its cancellation."""
+    future, event = bus.wait_for(OrderPlaced), OrderPlaced()
+    bus.publish_nowait(event)
+    thread = threading.Thread(target=bus.clear)
+    thread.start()
+    thread.join()
+    async with asyncio.timeout(PATIENCE):
+        assert await future is event
+    assert bus.event_types() == ()
