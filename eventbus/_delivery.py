@@ -94,7 +94,8 @@ class Publication:
     def failed(self, target: CompiledHandler, exc: BaseException, context: Context) -> None:
         """Report a failed handler, or have the publisher raise what ends the program."""
         end = self.cancel if self.depth and self.backlog is None else _end_loop
-        failed(target, self.event, exc, context, chain_to(self), end)
+        chain = chain_to(self) or (type(self.event),)
+        failed(target, self.event, exc, context, chain, end)
 
     def ended(self, key: object) -> None:
         """Take a handler off the running ones, and tell of the end of the last."""
@@ -237,7 +238,6 @@ def end_publisher(exc: BaseException) -> None:
 
 
 def _end_loop(exc: BaseException) -> None:
-    """Raise what ends the program where the loop is run: nobody else waits for the handler."""
     get_running_loop().call_soon(end_publisher, exc)
 
 

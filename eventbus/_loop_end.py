@@ -51,6 +51,7 @@ class LoopEnd:
                     ", ".join(sorted(name for name, _ in self._cut_short)) or "none",
                     unfinished or "nothing else",
                 )
+            self._cut_short.clear()  # which has the events
 
     def tell(self) -> None:
         """Tell it now: the loop has been closed without its async generators."""

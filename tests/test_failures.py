@@ -374,4 +374,5 @@ async def test_failure_after_the_publisher_was_closed(bus, failures, errors, fac
     await until(lambda: failures)
     assert type(failures[0].exception) is Failure
     assert type(failures[0].event) is OrderPlaced
+    assert failures[0].chain == (OrderPlaced,)
     assert len(errors) == 1
