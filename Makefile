@@ -42,7 +42,7 @@ check: ## prove what the contract promises: all of the next four, in ten minutes
 	$(MAKE) lint typing PYTHON=$(NEWEST)
 	$(MAKE) cover
 	$(MAKE) proof PYTHON=$(NEWEST)
-	$(MAKE) proof PYTHON=$(OLDEST) proofs='test_stateful.py test_races.py'
+	$(MAKE) proof PYTHON=$(OLDEST) proofs='test_stateful.py test_races.py test_limits.py'
 
 lint: $(lint)/ready ## ruff: the rules chosen in pyproject.toml, and the format
 	$(lint)/bin/ruff check

@@ -6,7 +6,15 @@ import contextlib
 import logging
 import selectors
 
-from target import PACKAGE
+from target import PACKAGE, Event
+
+
+class Ping(Event):
+    def __init__(self, number=0):
+        self.number = number
+
+
+TYPES = [type(f"Ping{number}", (Ping,), {}) for number in range(4)]
 
 
 class _Clock(selectors.DefaultSelector):
