@@ -25,7 +25,7 @@ class Misses:
         name = event_type.__qualname__
         if event_type in handled:
             return
-        # Other threads subscribe meanwhile. A list is made of a dict in one go; a tuple is not, where
+        # Other threads subscribe meanwhile. A list is made of a dict in one go; a tuple is not where
         # threads run free.
         if twin := twin_of(event_type, list(handled)):
             warning = f"nobody handles this {name}, but {twin}"
