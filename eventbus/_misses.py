@@ -25,8 +25,8 @@ class Misses:
         name = event_type.__qualname__
         if event_type in handled:
             return
-        # Other threads subscribe meanwhile. A list is made of a dict in one go; a tuple is not where
-        # threads run free.
+        # Other threads subscribe meanwhile. A list of a dict is made in one go; a tuple is not,
+        # where threads run free.
         if twin := twin_of(event_type, list(handled)):
             warning = f"nobody handles this {name}, but {twin}"
         elif base := next((base for base in event_type.__mro__[1:] if base in handled), None):
