@@ -13,7 +13,6 @@ import math
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from contextvars import Context
 
 from ._delivery import Publication, deliver, get_current, starts_eagerly
@@ -113,9 +112,8 @@ class Backlog:
             _busy.discard(self)
         if not self.scheduled and len(self._running) == len(self._joining):
             lull, self._lull = self._lull, None
-            with suppress(RuntimeError):  # the loop is closed, and its tasks are garbage-collected
-                if lull is not None:
-                    lull.set_result(None)
+            if lull is not None and not self.loop.is_closed():
+                lull.set_result(None)
 
     async def join(self, timeout: float = math.inf) -> bool:
         """Wait until all events are finished; return whether they are within `timeout` seconds.
@@ -202,16 +200,16 @@ class Backlog:
         level = get_current()
         while level is not None and level.parent is not None:
             level = level.parent
-        return level if level is not None and level.depth and level.backlog is self else None
+        return level if level is not None and level.depth and level.owner is self else None
 
 
 def _tasks(publications: Iterable[Publication]) -> set[Task[None]]:
-    return {task for each in publications for task in (each.running or {}).values()}
+    return {task for each in publications for task in each.tasks()}
 
 
 def _names(publications: Iterable[Publication]) -> str:
     """Return the names of the handlers that have not ended."""
-    return ", ".join(sorted(task.get_name() for task in _tasks(publications)))
+    return ", ".join(sorted(task.get_name() for task in _tasks(publications) if not task.done()))
 
 
 def backlog_of(loop: AbstractEventLoop, backlogs: dict[AbstractEventLoop, Backlog]) -> Backlog:

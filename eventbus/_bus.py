@@ -15,7 +15,7 @@ from contextvars import copy_context
 from typing import Self, TypeVar
 
 from ._backlog import Backlog, backlog_of
-from ._checks import check_event_type, running_loop
+from ._checks import check_event_type, check_limits, running_loop
 from ._deferred import DeferredPublisher, Publisher
 from ._delivery import (
     LEVELS_PER_TRIP,
@@ -73,11 +73,7 @@ class EventBus(Decorating):
                 f"on_error must be a plain function, got the async {on_error!r}; "
                 "let it start a task, or publish_nowait an event"
             )
-        if handler_timeout is not None and not handler_timeout > 0:
-            raise ValueError(f"handler_timeout must be above 0 seconds, got {handler_timeout!r}")
-        for name, limit in (("max_depth", max_depth), ("max_pending", max_pending)):
-            if limit is not None and not limit >= 1:
-                raise ValueError(f"{name} must be at least 1, or None for no limit, got {limit!r}")
+        check_limits(handler_timeout, max_depth, max_pending)
         self._max_depth = math.inf if max_depth is None else max_depth
         self._max_pending = max_pending
         self._registry = Registry(on_error, handler_timeout)
@@ -202,7 +198,7 @@ class EventBus(Decorating):
                         continue
                 except BaseException as exc:
                     chain = (*chain_to(parent), type(event))
-                    failed(target, event, exc, context, chain, end_publisher)
+                    context.run(failed, target, event, exc, chain, end_publisher)
                     continue
                 first = target.learn(result, context)
                 break

@@ -159,6 +159,17 @@ def _check_signature(callback: Callable[..., object], name: str, arguments: int)
         ) from None
 
 
+def check_limits(
+    handler_timeout: float | None, max_depth: int | None, max_pending: int | None
+) -> None:
+    """Raise `ValueError` for a limit of the bus that is out of its range."""
+    if handler_timeout is not None and not handler_timeout > 0:
+        raise ValueError(f"handler_timeout must be above 0 seconds, got {handler_timeout!r}")
+    for name, limit in (("max_depth", max_depth), ("max_pending", max_pending)):
+        if limit is not None and not limit >= 1:
+            raise ValueError(f"{name} must be at least 1, or None for no limit, got {limit!r}")
+
+
 def running_loop(caller: str) -> AbstractEventLoop:
     """Return the asyncio loop of this thread, or raise `RuntimeError`, naming the remedy."""
     try:

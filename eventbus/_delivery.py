@@ -8,12 +8,13 @@
   the outermost publish are the chain, by which circles are found.
 """
 
+import asyncio
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task, current_task, get_running_loop
-from collections.abc import Callable, Generator
-from contextvars import Context, ContextVar, copy_context
+from collections.abc import Awaitable, Callable
+from contextvars import Context, ContextVar
 from functools import partial
-from types import CoroutineType, coroutine
+from types import CoroutineType
 from typing import Any, Protocol
 
 from ._event import Event
@@ -25,8 +26,8 @@ from ._loop_end import LoopEnd
 _EAGER = sys.version_info >= (3, 12)
 _EagerTask: Callable[..., Task[Any]] = Task
 
-# What a handler may raise without ending anything but itself.
-_FAILURES = (Exception, CancelledError)
+_Begin = Callable[[], Awaitable[None]] | None
+_End = Callable[[BaseException], object]
 
 # Tasks that start eagerly nest on the stack. At every so many levels of a chain the publisher takes
 # a trip through the loop first, and goes on with the loop's short stack.
@@ -44,29 +45,26 @@ class _Backlog(Protocol):
 class Publication:
     """One event under way: its place in a chain, its running handlers, and whom to tell."""
 
-    __slots__ = ("backlog", "depth", "event", "parent", "running", "stop", "waiter")
+    __slots__ = ("depth", "event", "more", "owner", "parent", "running", "stop", "task")
 
     # `deliver` sets them: `__init__` would cost more than they do.
     event: Event
     parent: "Publication | None"  # the level above; None once finished, lest a whole chain is kept
     depth: int  # of the chain, 1 if outermost; 0 once finished. May count levels that have finished
-    running: dict[object, Task[None]] | None  # by handler, and by tasks that may outlive it
-    backlog: _Backlog | None  # whom to tell of the end of the last one, if nobody awaits the event
-    waiter: Future[None] | None  # what the publisher awaits otherwise
+    owner: "Future[None] | _Backlog | None"  # whom to tell of the last end; the first, if awaited
+    running: int  # handlers that have begun and not ended, and whatever else is to be waited for
+    task: Task[None] | None  # of the first handler to run on, held lest it is garbage-collected
+    more: list[Task[None]] | None  # of the next ones; a list of one would double the memory
     stop: BaseException | None  # why the handlers were cancelled, if they were
 
     async def wait(self) -> None:
-        """Wait for the last handler; raise what the publisher, or the program, is to end with.
-
-        However often the publisher is cancelled meanwhile, each handler is once: passed on, the
-        next would cut through its clean-up.
-        """
+        """Wait for the last handler; raise what the publisher, or the program, is to end with."""
         while self.running:
-            self.waiter = Future(loop=get_running_loop())
+            waiter = self.owner = Future(loop=get_running_loop())
             try:
-                await self.waiter
+                await waiter
             except CancelledError as exc:
-                if self.stop is None:
+                if self.stop is None:  # else it was passed on; again would cut through clean-ups
                     self.cancel(exc)
         if self.stop is not None:
             raise self.stop
@@ -74,8 +72,8 @@ class Publication:
     def cancel(self, reason: BaseException) -> None:
         """Cancel every running handler, unless they were before."""
         before, self.stop = self.stop, reason
-        if before is None and self.running:
-            for task in dict.fromkeys(self.running.values()):
+        if before is None:
+            for task in self.tasks():
                 task.cancel()
 
     def has_cancelled(self, target: CompiledHandler, exc: CancelledError) -> bool:
@@ -85,38 +83,58 @@ class Publication:
             return False
         if self.stop is not None:
             return True
-        if self.backlog is not None:
-            chain, context = chain_to(self), copy_context()
-            late = partial(failed, target, self.event, exc, context, chain, _end_loop)
-            return self.backlog.loop_end.has_cancelled(target.handler.name, late)
-        return self.waiter is not None and self.waiter.cancelled()
+        if self.owner is None:
+            return False
+        if isinstance(self.owner, Future):
+            return self.owner.cancelled()
+        late = partial(failed, target, self.event, exc, chain_to(self), _end_loop)
+        return self.owner.loop_end.has_cancelled(target.handler.name, late)
 
-    def failed(self, target: CompiledHandler, exc: BaseException, context: Context) -> None:
+    def survives(self, target: CompiledHandler) -> bool:
+        """Return whether a task outlives what its handler raises now: a failure, then reported."""
+        exc = sys.exception()
+        if exc is None or isinstance(exc, GeneratorExit):  # the loop is gone
+            return False
+        if isinstance(exc, CancelledError) and self.has_cancelled(target, exc):
+            return False
+        self.failed(target, exc)
+        return True
+
+    def failed(self, target: CompiledHandler, exc: BaseException) -> None:
         """Report a failed handler, or have the publisher raise what ends the program."""
-        end = self.cancel if self.depth and self.backlog is None else _end_loop
-        chain = chain_to(self) or (type(self.event),)
-        failed(target, self.event, exc, context, chain, end)
+        awaited = self.depth and (self.owner is None or isinstance(self.owner, Future))
+        end = self.cancel if awaited else _end_loop
+        failed(target, self.event, exc, chain_to(self) or (type(self.event),), end)
 
-    def ended(self, key: object) -> None:
-        """Take a handler off the running ones, and tell of the end of the last."""
-        if self.running is None or self.running.pop(key, None) is None or self.running:
-            return
-        if self.backlog is not None:
-            self.backlog.finish(self)
-        elif self.waiter is not None and not self.waiter.done():
-            try:  # `suppress` takes as long as all the rest
-                self.waiter.set_result(None)
-            except RuntimeError:  # the loop is closed, and its tasks are garbage-collected
-                pass
+    def hold(self, task: Task[None]) -> None:
+        """Keep a handler's task until the last handler has ended."""
+        if self.task is None:
+            self.task = task
+        else:
+            self.more = self.more or []
+            self.more.append(task)
 
-    def task_ended(self, target: CompiledHandler, task: Task[None]) -> None:
-        """See to the end of a factory's task, which its handler may not have seen."""
-        if self.running and target in self.running:
-            failure = CancelledError("cancelled before its first step")
-            if task.cancelled() and not self.has_cancelled(target, failure):
-                self.failed(target, failure, copy_context())
-            self.ended(target)
-        self.ended(task)
+    def tasks(self) -> list[Task[None]]:
+        """Return the tasks of handlers that did not end at once."""
+        return [] if self.task is None else [self.task, *(self.more or ())]
+
+    def ended(self) -> None:
+        """Tell of the end of the last handler."""
+        self.task = self.more = None
+        if isinstance(self.owner, Future):
+            if not (self.owner.done() or self.owner.get_loop().is_closed()):
+                self.owner.set_result(None)
+        elif self.owner is not None:
+            self.owner.finish(self)
+
+    def task_ended(self, target: CompiledHandler, begun: list[bool], task: Task[None]) -> None:
+        """See to the end of a factory's task, in which the handler may never have begun."""
+        failure = CancelledError("its task ended before its first step")
+        if not (begun or (task.cancelled() and self.has_cancelled(target, failure))):
+            self.failed(target, failure)
+        self.running -= 1
+        if not self.running:
+            self.ended()
 
     def finish(self) -> None:
         """Leave the chain: what has this in its context, and lives on, starts one of its own."""
@@ -181,10 +199,10 @@ def deliver(
                 target = target.learn(result, own)
             except BaseException as exc:
                 if publication is not None:
-                    publication.failed(target, exc, own)
+                    own.run(publication.failed, target, exc)
                 else:
                     end = end_publisher if backlog is None else _end_loop
-                    failed(target, event, exc, own, (*chain_to(parent), type(event)), end)
+                    own.run(failed, target, event, exc, (*chain_to(parent), type(event)), end)
                 continue
         if publication is None:
             in_place = eager
@@ -192,8 +210,9 @@ def deliver(
             publication.event = event
             publication.parent = parent
             publication.depth = 1 if parent is None else parent.depth + 1
-            publication.backlog = backlog
-            publication.running = publication.waiter = publication.stop = None
+            publication.owner = backlog
+            publication.running = 1  # this; the last handler's end is not to be told meanwhile
+            publication.task = publication.more = publication.stop = None
             context.run(set_current, publication)
         if target.context is None:
             own = context.copy()
@@ -203,28 +222,22 @@ def deliver(
         if not eager:
             _schedule(loop, target, publication, own)
             continue
-        body = run_handler(target, publication)
+        body = run_handler(target, publication, None)
         task = _EagerTask(body, loop=loop, name=target.handler.name, context=own, eager_start=True)
         if not task.done():
-            if publication.running is None:
-                publication.running = {target: task}
-            else:
-                publication.running[target] = task
+            publication.hold(task)
+    if publication is not None:
+        publication.running -= 1
     return publication
 
 
 def failed(
-    target: CompiledHandler,
-    event: Event,
-    exc: BaseException,
-    context: Context,
-    chain: Chain,
-    end: Callable[[BaseException], object],
+    target: CompiledHandler, event: Event, exc: BaseException, chain: Chain, end: _End
 ) -> None:
-    """Report a failed handler; call `end` with what it, or the report, ends the program by."""
+    """Report a failed handler, in its context; call `end` with what is to end the program."""
     try:
-        if isinstance(exc, _FAILURES):
-            context.run(report, target, event, exc, chain)
+        if isinstance(exc, (Exception, CancelledError)):
+            report(target, event, exc, chain)
             return
     except BaseException as error:
         end(error)
@@ -245,13 +258,19 @@ def _schedule(
     loop: AbstractEventLoop, target: CompiledHandler, publication: Publication, context: Context
 ) -> None:
     """Have the loop start a handler's task; if that cannot be made, the handler has failed."""
-    running = publication.running = publication.running or {}
     has_factory = loop.get_task_factory() is not None
-    body = run_handler(target, publication, starts_later=not has_factory)
+    begun: list[bool] = []
+
+    async def note_begin() -> None:
+        begun.append(True)
+
+    # Else it is taken to a bare yield here, where the task's first step goes on, or a cancellation.
+    begin = note_begin if has_factory else partial(asyncio.sleep, 0)
+    body = run_handler(target, publication, begin)
     try:
         if not has_factory:
-            body.send(None)  # to where the first step of its task goes on, or a cancellation
-            running[target] = Task(body, loop=loop, name=target.handler.name, context=context)
+            body.send(None)
+            publication.hold(Task(body, loop=loop, name=target.handler.name, context=context))
             return
         if target.context is None:  # the task copies the current one: not every factory takes one
             made = context.run(loop.create_task, body, name=target.handler.name)
@@ -259,37 +278,30 @@ def _schedule(
             made = loop.create_task(body, name=target.handler.name, context=context)
     except Exception as exc:
         body.close()
-        publication.failed(target, exc, context)
+        context.run(publication.failed, target, exc)
         return
-    if not made.done():
-        running[target] = running[made] = made  # the factory may have wrapped the handler
-        made.add_done_callback(partial(publication.task_ended, target), context=context)
+    if not (begun and made.done()):
+        publication.running += 1  # it may not begin the handler, and end after it
+        publication.hold(made)
+        made.add_done_callback(partial(publication.task_ended, target, begun), context=context)
 
 
-@coroutine
-def _first_step() -> Generator[None, None, None]:
-    yield
-
-
-async def run_handler(
-    target: CompiledHandler, publication: Publication, starts_later: bool = False
-) -> None:
+async def run_handler(target: CompiledHandler, publication: Publication, begin: _Begin) -> None:
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
+    publication.running += 1
     try:
-        if starts_later:
-            await _first_step()
+        if begin is not None:
+            await begin()
         result: Any = target.call(publication.event)
         # The first test is the likely one, and spares the slow, exact second one.
         if type(result) is CoroutineType or (result is not None and must_await(result)):
             result = await result  # pyright: ignore[reportUnknownVariableType]
             if result is not None:
                 must_await(result)  # for what it raises alone
-    except GeneratorExit:  # the loop is gone
-        raise
-    except BaseException as exc:
-        if isinstance(exc, CancelledError) and publication.has_cancelled(target, exc):
+    except BaseException:
+        if not publication.survives(target):
             raise
-        publication.failed(target, exc, copy_context())
     finally:
-        if publication.running:
-            publication.ended(target)
+        publication.running -= 1
+        if not publication.running:
+            publication.ended()

@@ -6,6 +6,7 @@ import sys
 from asyncio import CancelledError
 from dataclasses import dataclass
 from functools import cache
+from traceback import walk_tb
 
 from ._event import Event
 from ._handler import CompiledHandler, Handler
@@ -82,30 +83,23 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
 
     The payload stays out of the message: it may be private, or large.
     """
-    log = logger()
-    if log.isEnabledFor(logging.ERROR):
+    if logger().isEnabledFor(logging.ERROR):
         arguments = (target.handler.name, type(event).__qualname__, _format(chain))
-        _log(log, exception, "handler %s failed on %s (published as %s)", arguments)
+        _log(exception, "handler %s failed on %s (published as %s)", arguments)
     if target.on_error is None:
         return
     try:
         target.on_error(HandlerFailure(event, target.handler, exception, chain))
     except (Exception, CancelledError) as error:
-        _log(log, error, "on_error raised on the failure of handler %s", (target.handler.name,))
+        _log(error, "on_error raised on the failure of handler %s", (target.handler.name,))
 
 
-def _log(
-    log: logging.Logger, exception: BaseException, message: str, arguments: tuple[str, ...]
-) -> None:
+def _log(exception: BaseException, message: str, arguments: tuple[str, ...]) -> None:
     """Log at ERROR, as of the place where the exception was raised; on stderr if that fails."""
     file, line, function = "(unknown file)", 0, None
-    traceback = exception.__traceback__
-    if traceback is not None:
-        while (inner := traceback.tb_next) is not None:
-            traceback = inner
-        code = traceback.tb_frame.f_code
-        file, line, function = code.co_filename, traceback.tb_lineno, code.co_name
-    info = (type(exception), exception, exception.__traceback__)
+    for frame, number in walk_tb(exception.__traceback__):
+        file, line, function = frame.f_code.co_filename, number, frame.f_code.co_name
+    log, info = logger(), (type(exception), exception, exception.__traceback__)
     try:
         record = log.makeRecord(
             log.name, logging.ERROR, file, line, message, arguments, info, function

@@ -6,6 +6,8 @@ import sys
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 
 from ._failure import logger
 
@@ -70,7 +72,7 @@ class LoopEnd:
         if self._is_near:
             if not self._cut_short:
                 self._loop.call_later(_PAUSE, self._go_on)
-            self._cut_short.append((name, report))
+            self._cut_short.append((name, partial(copy_context().run, report)))
         return self._is_near
 
     def _look_again(self) -> None:
