@@ -89,6 +89,7 @@ async def measure(effort: Effort) -> list[Table]:
     for column, question in zip(COLUMNS, questions, strict=True):
         print(f"  memory of a {column}", file=sys.stderr)
         for name, make_bus in buses().items():
+            await question(make_bus(), count)  # lets asyncio's own set of tasks grow, for good
             tracemalloc.start()
             try:
                 table.add(name, column, await question(make_bus(), count))

@@ -28,6 +28,7 @@ _EagerTask: Callable[..., Task[Any]] = Task
 
 _Begin = Callable[[], Awaitable[None]] | None
 _End = Callable[[BaseException], object]
+_yield_once = partial(asyncio.sleep, 0)
 
 # Tasks that start eagerly nest on the stack. At every so many levels of a chain the publisher takes
 # a trip through the loop first, and goes on with the loop's short stack.
@@ -264,12 +265,10 @@ def _schedule(
     async def note_begin() -> None:
         begun.append(True)
 
-    # Else it is taken to a bare yield here, where the task's first step goes on, or a cancellation.
-    begin = note_begin if has_factory else partial(asyncio.sleep, 0)
-    body = run_handler(target, publication, begin)
+    body = run_handler(target, publication, note_begin if has_factory else _yield_once)
     try:
         if not has_factory:
-            body.send(None)
+            body.send(None)  # to where the first step of its task goes on, or a cancellation
             publication.hold(Task(body, loop=loop, name=target.handler.name, context=context))
             return
         if target.context is None:  # the task copies the current one: not every factory takes one
