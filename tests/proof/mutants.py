@@ -51,6 +51,8 @@ FIRST = [
     "test_cancelled_handlers.py",
 ]
 
+HANGS = 40  # seconds after which a test is taken to have no end
+
 Mutant = tuple[ast.AST, str, str]  # what is replaced, by which code, and the name of the way
 
 COMPARISONS: dict[type[ast.cmpop], list[str]] = {
@@ -177,7 +179,8 @@ def tests(folder: Path) -> list[str]:
 def run_tests(folder: Path, names: list[str], seconds: float) -> tuple[bool, str]:
     """Return whether all tests pass, and else which one did not."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider"]
-    command += ["-o", "faulthandler_timeout=0", *names]
+    command += ["-o", f"faulthandler_timeout={HANGS}", "-o", "faulthandler_exit_on_timeout=true"]
+    command += names
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -193,8 +196,9 @@ def run_tests(folder: Path, names: list[str], seconds: float) -> tuple[bool, str
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return False, "no end"
+    # The status is 1, and nothing is said, if a test hung.
     failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return process.returncode == 0, failed[0].split(" - ")[0] if failed else "no tests ran"
+    return process.returncode == 0, failed[0].split(" - ")[0] if failed else "no end"
 
 
 def main() -> int:
