@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""The command line: `demo` plays an order on a real bus, `map` shows who handles what."""
+"""The command line: `demo` plays an order on a real bus, `map` shows who handles and makes what."""
 
 import argparse
 import asyncio
-import importlib
-import inspect
 import logging
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import threading
+import traceback
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
-from . import EventBus
+from . import __version__
+from ._application import PACKAGE
 from ._demo import OrderPlaced, shop
+from ._finding import MapError, Target
+from ._makers import find_makers
+from ._wiring import draw
 from .flow import record, wiring
 
-# `__name__` is "__main__" here, and `__package__` is on its way out of Python.
-PACKAGE = EventBus.__module__.rpartition(".")[0]
+PATIENCE = 10  # seconds that `map` may take before it says so
 
 
 async def demo() -> None:
@@ -47,81 +50,98 @@ async def demo() -> None:
     )
 
 
-class MapError(Exception):
-    """Why there is no bus to map, in one line."""
+async def show_map(target: Target, format: str) -> None:
+    """Print who handles what in an application, and who makes it, while the application is up."""
+    async with target.bus() as bus:
+        makers, problems = find_makers(target.application)
+        for problem in problems:
+            print(f"left out: {problem}", file=sys.stderr)
+        with silent_pipe():
+            print(draw(bus, format, makers))
 
 
-def load(target: str) -> EventBus:
-    """Return the bus that `package.module:attribute` names, or is made by the function there.
-
-    Raises:
-        MapError: It cannot be imported, is not there, or is neither a bus nor makes one.
-    """
-    module_name, _, path = target.partition(":")
-    if not module_name or not path or module_name.startswith("."):
-        raise MapError(f"expected package.module:attribute, as in shop.app:bus, got {target!r}")
-    sys.path.insert(0, str(Path.cwd()))
+@contextmanager
+def silent_pipe() -> Generator[None, None, None]:
+    """Print what the block prints; nothing more if the reader has enough, like `head -1`."""
     try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as exc:
-        raise MapError(f"cannot import {module_name}: {_one_line(exc)}") from exc
-    found: Any = module
-    try:
-        for name in path.split("."):
-            found = getattr(found, name)
-    except (Exception, SystemExit) as exc:
-        raise MapError(f"cannot find {path} in {module_name}: {_one_line(exc)}") from exc
-    if callable(found) and not isinstance(found, type) and not inspect.iscoroutinefunction(found):
         try:
-            found = found()
-        except (Exception, SystemExit) as exc:
-            raise MapError(f"cannot call {target}: {_one_line(exc)}") from exc
-        path += "()"
-    made: object = found
-    if isinstance(made, EventBus):
-        return made
-    if inspect.iscoroutine(made):
-        made.close()
-    kind = type(made)
-    raise MapError(
-        f"expected a bus of {PACKAGE}, or a plain function that returns one; "
-        f"{module_name}:{path} is a {kind.__module__}.{kind.__qualname__}"
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # which the interpreter's end would run into again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def told_if_slow(message: str) -> Generator[None, None, None]:
+    """Print a message if the block, blocking or not, has taken `PATIENCE`."""
+    timer = threading.Timer(PATIENCE, lambda: print(message, file=sys.stderr))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; print the help if there is no command."""
+    parser = argparse.ArgumentParser(
+        prog=f"python3 -m {PACKAGE}", description="An in-process event bus for asyncio."
     )
-
-
-def _one_line(problem: object) -> str:
-    text = f"{problem}".strip().partition("\n")[0]
-    return f"{type(problem).__name__}: {text}" if isinstance(problem, BaseException) else text
+    parser.add_argument("--version", action="version", version=f"{PACKAGE} {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command")
+    commands.add_parser("demo", help="play an order on a real bus, and print what happens")
+    mapping = commands.add_parser(
+        "map", help="import an application, and print who handles which events, and who makes them"
+    )
+    mapping.add_argument(
+        "target",
+        metavar="package.module:attribute",
+        help="an ASGI application, which is started and ended for it, with the bus in the state of "
+        "its lifespan or in app.state; a bus; or a function without arguments, sync or async, or a "
+        "context manager that makes either",
+    )
+    mapping.add_argument("--format", choices=["text", "mermaid"], default="text")
+    mapping.add_argument(
+        "--traceback", action="store_true", help="on an error, show all of it, not one line"
+    )
+    options = parser.parse_args(arguments)
+    options.prog = parser.prog
+    if options.command is None:
+        parser.print_help()
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog=f"python3 -m {PACKAGE}", description="An in-process event bus for asyncio."
-    )
-    commands = parser.add_subparsers(title="commands", dest="command")
-    commands.add_parser("demo", help="play an order on a real bus, and print what happens")
-    mapping = commands.add_parser("map", help="import an application, and print who handles what")
-    mapping.add_argument(
-        "bus",
-        metavar="package.module:attribute",
-        help="a bus, or a function without arguments that returns one",
-    )
-    mapping.add_argument("--format", choices=["text", "mermaid"], default="text")
-    options = parser.parse_args(arguments)
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")  # not every terminal knows the lines of a tree
-    if options.command is None:
-        parser.print_help()
-    elif options.command == "demo":
-        asyncio.run(demo())
-    else:
-        try:
-            print(wiring(load(options.bus), options.format))
-        except MapError as exc:
-            print(f"{parser.prog} map: {exc}", file=sys.stderr)
-            return 2
+    with silent_pipe():
+        options = parse(arguments)
+        if options.command == "demo":
+            asyncio.run(demo())
+        elif options.command == "map":
+            return map_application(options)
+    return 0
+
+
+def map_application(options: argparse.Namespace) -> int:
+    """Run `map`, and return its exit status."""
+    prefix = f"{options.prog} map: "
+    slow = f"{prefix}{options.target} has taken {PATIENCE} seconds so far; Ctrl-C ends it"
+    try:
+        with told_if_slow(slow):
+            asyncio.run(show_map(Target(options.target), options.format))
+    except MapError as exc:
+        if options.traceback:
+            traceback.print_exception(exc.__cause__ or exc)
+        print(f"{prefix}{exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prefix}interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Text trees and Mermaid flowcharts, of whatever has a name."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,14 @@ def _tail(name: str, width: int) -> str:
     return "…" + (rest if dot and len(rest) > width // 2 else tail)
 
 
+def place(location: str | None) -> str:
+    """Return `file:line`, the shorter of the absolute and the relative one; "" if unknown."""
+    try:
+        return min(location, os.path.relpath(location), key=len) if location else ""
+    except (OSError, ValueError):  # no current folder, or another drive
+        return location or ""
+
+
 def distinct_names(types: Sequence[type[object]]) -> dict[type[object], str]:
     """Return a name for each class: as short as can be, and no two the same.
 
@@ -122,10 +131,11 @@ class Flowchart:
         self._nodes: dict[object, tuple[str, str]] = {}
         self._edges: dict[tuple[str, str, str], None] = {}
 
-    def event(self, key: object, name: str, *, unhandled: bool = False) -> None:
-        """Draw an event type, once."""
-        style = ":::unhandled" if unhandled else ""
-        self._nodes.setdefault(key, (f"n{len(self._nodes)}", f'(["{_escape(name)}"]){style}'))
+    def event(self, key: object, *lines: str, style: str = "") -> None:
+        """Draw an event type, once; its style may be "unhandled" or "unmade"."""
+        style = f":::{style}" if style else ""
+        label = "<br/>".join(map(_escape, lines))
+        self._nodes.setdefault(key, (f"n{len(self._nodes)}", f'(["{label}"]){style}'))
 
     def handler(self, key: object, *lines: str, failed: bool = False) -> None:
         """Draw a handler, once."""
@@ -145,6 +155,7 @@ class Flowchart:
         for style, look in (
             ("failed", "stroke:#d1242f,stroke-width:3px"),
             ("unhandled", "stroke-dasharray:4"),
+            ("unmade", "stroke-dasharray:4"),
         ):
             if any(text.endswith(f":::{style}") for _, text in self._nodes.values()):
                 lines.append(f"classDef {style} {look}")

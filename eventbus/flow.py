@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """See who handles what (`wiring`), and what really happens (`record`): as text, or as Mermaid."""
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from . import Event, EventBus, Handler
+from . import Event, EventBus
 from ._drawing import Flowchart, Row, columns, distinct_names, walk
 from ._recorder import Published, Recorder, Run
+from ._wiring import draw
 
 T = TypeVar("T")
 
@@ -29,44 +29,7 @@ def wiring(bus: EventBus, format: str = "text") -> str:
     """
     if format not in ("text", "mermaid"):
         raise ValueError(f"expected format 'text' or 'mermaid', got {format!r}")
-    handled = {event_type: bus.handlers(event_type) for event_type in bus.event_types()}
-    names = distinct_names(list(handled))
-    if format == "text":
-        return _wiring_text([(names[key], handlers) for key, handlers in handled.items()])
-    chart = Flowchart()
-    for event_type, handlers in handled.items():
-        chart.event(event_type, names[event_type])
-        for handler in handlers:
-            key = (handler.name, handler.location)
-            chart.handler(key, handler.name, _kind(handler), _place(handler))
-            chart.arrow(event_type, key)
-    return str(chart)
-
-
-def _wiring_text(handled: list[tuple[str, tuple[Handler, ...]]]) -> str:
-    handlers = [handler for _, several in handled for handler in several]
-    width = max([len(handler.name) for handler in handlers], default=0)
-    lines: list[str] = []
-    for name, several in handled:
-        lines.append(name)
-        for handler in several:
-            fork = "└─" if handler is several[-1] else "├─"
-            kind = _kind(handler)
-            lines.append(f"{fork} {handler.name:{width}}  {kind:5}  {_place(handler)}".rstrip())
-    return "\n".join(lines) or "nobody handles anything"
-
-
-def _kind(handler: Handler) -> str:
-    return "async" if handler.is_async else "sync"
-
-
-def _place(handler: Handler) -> str:
-    """Return `file:line`, the shorter of the absolute and the relative one; "" if unknown."""
-    location = handler.location or ""
-    try:
-        return min(location, os.path.relpath(location), key=len) if location else ""
-    except (OSError, ValueError):  # no current folder, or another drive
-        return location
+    return draw(bus, format)
 
 
 class Flow:
@@ -161,8 +124,8 @@ class Flow:
         handled = {event.event_type for event in events if event.runs}
         chart = Flowchart()
         for event in events:
-            name = names[event.event_type]
-            chart.event(event.event_type, name, unhandled=event.event_type not in handled)
+            style = "" if event.event_type in handled else "unhandled"
+            chart.event(event.event_type, names[event.event_type], style=style)
             for run in tuple(event.runs):
                 chart.handler(_key(run), run.name, failed=_key(run) in failed)
                 chart.arrow(event.event_type, _key(run))

@@ -3,10 +3,14 @@
 
 import asyncio
 import gc
+import importlib
 import inspect
 import logging
+import re
 import sys
+import textwrap
 import weakref
+from pathlib import Path
 
 import pytest
 from support import OrderPlaced
@@ -88,6 +92,35 @@ def no_gc():
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture
+def company(tmp_path, monkeypatch):
+    """Write a module of the package `company`, in a current folder that Python does not know.
+
+    Meanwhile the tests' own modules are none, which would be taken for the application's.
+    """
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
+    monkeypatch.chdir(tmp_path)
+    for name, module in list(sys.modules.items()):
+        if str(Path(__file__).parent) in (getattr(module, "__file__", None) or ""):
+            monkeypatch.delitem(sys.modules, name)
+    importlib.invalidate_caches()
+
+    def write(name, source):
+        file = tmp_path.joinpath("company", *name.split(".")).with_suffix(".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(re.sub(r"\beventbus\b", PACKAGE, textwrap.dedent(source)), "utf-8")
+
+    yield write
+    for name in [name for name in sys.modules if name.split(".")[0] == "company"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def command(company):
+    """The command line, run in this process and in that folder."""
+    return importlib.import_module(f"{PACKAGE}.__main__").main
 
 
 @pytest.fixture
