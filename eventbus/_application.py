@@ -51,12 +51,12 @@ class Application:
         imported: set[str] = set()
         modules: list[tuple[str, object]] = list(sys.modules.items())
         for name, module in modules:
-            # Neither the command line, which is `__main__`, nor a module under a second name.
-            if isinstance(module, ModuleType) and module.__name__ == name != "__main__":
-                file = vars(module).get("__file__") or ""
-                if self.owns(name, file):
-                    imported.add(file)
-                    yield name, file, module
+            if not isinstance(module, ModuleType) or name == "__main__":  # the command line
+                continue
+            file = vars(module).get("__file__") or ""
+            if vars(module).get("__name__") == name and self.owns(name, file):  # no second name
+                imported.add(file)
+                yield name, file, module
         top = self._packages[-1]
         for folder in getattr(sys.modules.get(top), "__path__", ()):
             for path in sorted(Path(folder).rglob("*.py")):

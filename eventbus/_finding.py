@@ -102,16 +102,17 @@ def _nearest_name(problem: BaseException) -> str:
     elif isinstance(problem, ModuleNotFoundError) and problem.name:
         parent, _, name = problem.name.rpartition(".")
         folders = getattr(sys.modules.get(parent), "__path__", ()) if parent else sys.path
-        beside = {
-            path.stem
-            for folder in map(Path, folders)
-            if folder.is_dir()
-            for path in folder.iterdir()
-            if path.suffix == ".py" or path.is_dir()
-        }
+        beside = {name for folder in folders for name in _modules_in(Path(folder))}
         near = difflib.get_close_matches(name, sorted(beside), 1)
         near = [f"{parent}.{name}".removeprefix(".") for name in near]
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _modules_in(folder: Path) -> list[str]:
+    try:
+        return [path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()]
+    except OSError:  # a file, such as that of the standard library, or not there
+        return []
 
 
 def _has(found: object, method: str) -> bool:
@@ -145,7 +146,7 @@ def _only_bus(app: Any, scope: Mapping[str, Any], name: str) -> EventBus:
     for state in states:
         for key, value in _items(state):
             if issubclass(type(value), EventBus):  # `isinstance` would ask proxies, which may raise
-                buses.setdefault(cast("EventBus", value), key)
+                buses.setdefault(cast("EventBus", value), f"{key}")
     if len(buses) == 1:
         return next(iter(buses))
     what = f"several buses ({', '.join(buses.values())})" if buses else "no bus"
@@ -155,7 +156,7 @@ def _only_bus(app: Any, scope: Mapping[str, Any], name: str) -> EventBus:
     raise MapError(f"found {what} in the state of {name}; {remedy}")
 
 
-def _items(state: object) -> list[tuple[str, object]]:
+def _items(state: object) -> list[tuple[object, object]]:
     kept: Any = getattr(state, "_state", state)  # as Starlette and Litestar keep it
     return list((kept if hasattr(kept, "items") else getattr(kept, "__dict__", {})).items())
 

@@ -31,19 +31,19 @@ _UNKNOWN = object()  # what a name stands for if only a run would tell
 
 def find_makers(application: Application) -> tuple[list[Maker], list[str]]:
     """Return the places that make events, sorted, and a line on each file that cannot be read."""
-    makers: list[Maker] = []
+    makers: dict[object, Maker] = {}  # by type and place: a file may be two modules
     problems: list[str] = []
     for name, file, module in application.modules():
         try:
             with warnings.catch_warnings(), tokenize.open(file) as source:
                 warnings.simplefilter("ignore")  # of the source's own
                 tree = ast.parse(source.read(), file)
-        except (OSError, SyntaxError, ValueError) as exc:
+        except (OSError, SyntaxError, ValueError, RecursionError) as exc:
             problems.append(f"{place(file)}: {type(exc).__name__}: {exc}")
         else:
-            makers += _read(name, file, tree, {} if module is None else vars(module))
-    makers.sort(key=lambda maker: (maker.file, maker.line))
-    return makers, problems
+            for maker in _read(name, file, tree, {} if module is None else vars(module)):
+                makers.setdefault(maker[:3], maker)
+    return sorted(makers.values(), key=lambda maker: (maker.file, maker.line)), problems
 
 
 def _read(name: str, file: str, tree: ast.Module, names: Mapping[str, object]) -> Iterator[Maker]:
@@ -163,5 +163,5 @@ def _returns_instance(method: Any, owner: type[Event]) -> bool:
         returned = inspect.get_annotations(method.__func__)["return"]
     except Exception:  # there is none, or it cannot be evaluated (3.14)
         return True
-    names = "|".join(kind.__name__ for kind in owner.__mro__ if issubclass(kind, Event))
+    names = "|".join(re.escape(kind.__name__) for kind in owner.__mro__ if issubclass(kind, Event))
     return re.search(rf"~|\b(Self|{names})\b", f"{returned!r}") is not None  # ~ is a type variable

@@ -94,6 +94,20 @@ def no_gc():
     gc.enable()
 
 
+def modules_below(folder):
+    """Return the names of the modules that were imported from there, namespaces included."""
+
+    def places(module):
+        yield getattr(module, "__file__", None) or ""
+        yield from getattr(module, "__path__", ())
+
+    return [
+        name
+        for name, module in list(sys.modules.items())
+        if any(place.startswith(str(folder)) for place in places(module))
+    ]
+
+
 @pytest.fixture
 def company(tmp_path, monkeypatch):
     """Write a module of the package `company`, in a current folder that Python does not know.
@@ -102,9 +116,8 @@ def company(tmp_path, monkeypatch):
     """
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
     monkeypatch.chdir(tmp_path)
-    for name, module in list(sys.modules.items()):
-        if str(Path(__file__).parent) in (getattr(module, "__file__", None) or ""):
-            monkeypatch.delitem(sys.modules, name)
+    for name in modules_below(Path(__file__).parent):
+        monkeypatch.delitem(sys.modules, name)
     importlib.invalidate_caches()
 
     def write(name, source):
@@ -113,7 +126,7 @@ def company(tmp_path, monkeypatch):
         file.write_text(re.sub(r"\beventbus\b", PACKAGE, textwrap.dedent(source)), "utf-8")
 
     yield write
-    for name in [name for name in sys.modules if name.split(".")[0] == "company"]:
+    for name in modules_below(tmp_path):
         del sys.modules[name]
 
 

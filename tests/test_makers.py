@@ -248,7 +248,7 @@ def test_handler_that_makes_events_is_one_node(company, command, capsys):
 def test_modules_not_imported_are_read(made, company):
     """Section 5: what the package has not imported yet makes events as well, but for its tests."""
     company("jobs.__init__", "from ..events import *\ndef start(): OrderPaid()")
-    company("jobs.nightly", "import company.events as ev\nfrom ..app import *\nev.OrderPaid()")
+    company("jobs.nightly", "import company.events as ev\nfrom nowhere import *\nev.OrderPaid()")
     for name in ("tests.helpers", "test_jobs", "conftest", "jobs.not-a-module"):
         company(name, "from company.events import OrderPaid\nOrderPaid()")
     assert made("") == [
@@ -272,6 +272,14 @@ def test_modules_of_others_are_not_read(made, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "alias", sys.modules["lib_events"])
     monkeypatch.setitem(sys.modules, "absent", None)
     assert made.again() == [("OrderPaid", "lib_events.py", 2, None)]
+
+
+def test_file_that_is_two_modules_is_read_once(made, company):
+    """Section 5: a place is told once, though its file was imported under two names."""
+    company("twice", "from company.events import OrderPaid\nOrderPaid()")
+    source = "import sys, company.twice\nsys.path[:0] = company.__path__\nimport twice"
+    assert made(source) == [("OrderPaid", "twice.py", 2, None)]
+    assert sys.modules["twice"] is not sys.modules["company.twice"]
 
 
 def test_installed_application_is_read(company, command, capsys, tmp_path, monkeypatch):
