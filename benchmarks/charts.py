@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The charts, as SVG that reads well on a white page and on a dark one."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from report import Table, number, tables_of
 
 # In the middle between black and white, as far as they go.
 GREY = "#808080"
+LOSS = "#d1453b"
 COLOURS = ("#2f86d1", "#d9731a", "#2a9d5c", "#a066d3", "#c94f7c", "#8c8c22")
 
 STYLE: dict[Any, Any] = {
@@ -55,6 +57,41 @@ ABSOLUTE = (
     ("One publish,", "10 async"),
     ("One publish,", "10 waiting"),
 )
+# Rows of the first chart, in words, with the beginning of their table's title, and the case.
+SYNC, ASYNC = "One publish, sync", "One publish, async handlers that never"
+WAITING, MIXED = "One publish, async handlers that wait", "One publish, mixed"
+DONE = "One publish_nowait, batches of 1,000: to completion"
+CALL = "One publish_nowait, batches of 1,000: to publish it"
+RATIOS = {
+    "Publish an event, and wait for its handlers": {
+        "nobody listens": (SYNC, "no handler"),
+        "1 sync handler": (SYNC, "1 sync"),
+        "10 sync handlers": (SYNC, "10 sync"),
+        "1 async handler that never waits": (ASYNC, "1 async"),
+        "10 of them": (ASYNC, "10 async"),
+        "1 async handler that waits once": (WAITING, "1 waiting"),
+        "10 of them ": (WAITING, "10 waiting"),
+        "5 sync and 5 async handlers": (MIXED, "5 sync + 5 async"),
+        "10 async handlers, one of which fails": (MIXED, "10 async, 1 fails"),
+    },
+    "Publish in the background": {
+        "the call alone": (CALL, "1 async"),
+        "until 1 sync handler has finished": (DONE, "1 sync"),
+        "until 1 async handler has, which never waits": (DONE, "1 async"),
+        "until 10 of them have": (DONE, "10 async"),
+        "until 1 async handler has, which waits once": (DONE, "1 waiting"),
+    },
+    "Time of what is done once": {
+        "subscribe one more handler": ("Subscriptions of one type: subscribe", "1,000 handlers"),
+        "unsubscribe it": ("Subscriptions of one type: unsubscribe", "1,000 handlers"),
+        "import the package (pyee: itself)": ("Import", "import"),
+    },
+    "Memory": {
+        "of a subscription": ("Memory", "subscription"),
+        "of an event that waits for its turn": ("Memory", "queued event"),
+        "of a handler at work in the background": ("Memory", "running handler"),
+    },
+}
 GROWTH = (
     ("One publish to one sync handler", "one publish, by event types"),
     ("One sync handler of a publish", "one sync handler, by handlers"),
@@ -98,52 +135,54 @@ def marks(entries: Entries) -> list[Line2D]:
 
 
 def ratio(entries: Entries) -> Figure:
-    """Draw how many times as long the pyee variant takes, case by case."""
-    cases = {
-        (table.title, case): None
-        for tables in entries.values()
-        for table in tables
-        if table.title.startswith(("One publish,", "One publish_nowait, batches"))
-        for case in table.cases
-        if table.ratio(case)
-    }
-    figure, axes = pyplot.subplots(figsize=(9, 1 + len(cases) * (0.12 + 0.12 * len(entries))))
-    height = 0.8 / len(entries)
-    for index, (tables, colour) in enumerate(zip(entries.values(), COLOURS, strict=False)):
-        found = {(table.title, case): table.ratio(case) for table in tables for case in table.cases}
-        for place, case in enumerate(cases):
-            value = found.get(case)
-            if value is None:
-                continue
-            y = place - 0.4 + height * (index + 0.5)
-            # From 1, which is a draw: to the left of it are the losses.
-            axes.barh(y, value - 1, height * 0.9, left=1, color=colour)
-            axes.annotate(
-                f"{value:.2g}" if value < 10 else f"{value:.0f}",
-                (value, y),
-                xytext=(3 if value >= 1 else -3, 0),
-                textcoords="offset points",
-                ha="left" if value >= 1 else "right",
-                va="center",
-                fontsize=7,
-            )
-    axes.axvline(1, color=GREY)
+    """Draw how many times as long the pyee variant takes: one row a question, a dot a Python."""
+    figure, axes = pyplot.subplots(figsize=(9, 7))
+    figure.subplots_adjust(left=0.38, right=0.87, top=0.95, bottom=0.08)
     axes.set_xscale("log")
-    axes.margins(x=0.08, y=0.01)
+    axes.set_xlim(0.08, 80)
+    axes.axvspan(0.08, 1, color=LOSS, alpha=0.1, linewidth=0)
+    axes.axvline(1, color=GREY)
+    place = 0
+    for group, rows in RATIOS.items():
+        write(axes, 0, place, group, fontweight="bold")
+        for words, (title, case) in rows.items():
+            place += 1
+            values = {
+                colour: table.ratio(case)
+                for tables, colour in zip(entries.values(), COLOURS, strict=False)
+                for table in tables
+                if table.title.startswith(title) and case in table.cases
+            }
+            found = {colour: value for colour, value in values.items() if value}
+            if not found:  # not measured, or too noisy
+                write(axes, 0.02, place, words)
+                continue
+            for colour, value in found.items():
+                axes.plot(value, place, "o", color=colour, markersize=6, alpha=0.8)
+            least, most = min(found.values()), max(found.values())
+            style = {"color": LOSS} if least < 1 else {}
+            write(axes, 0.02, place, words, **style)
+            write(axes, 0.9, place, f"x{short(least)} to x{short(most)}", **style)
+        place += 1.3
+    axes.set_ylim(place - 1, -0.7)
     plain(axes.xaxis, "x")
-    axes.set_yticks(range(len(cases)), [label_of(title, case) for title, case in cases])
-    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]))
+    axes.set_yticks([])
     axes.grid(visible=False, axis="y")
-    axes.set_title("pyee variant / eventbus: how many times as long the pyee variant takes")
+    axes.set_title("← eventbus loses", loc="left", color=LOSS)
+    axes.set_title("eventbus wins →", loc="right")
+    axes.set_xlabel("A bus on pyee takes so many times as long, or as much memory")
     legend(figure, marks(entries))
-    figure.tight_layout()
     return figure
 
 
-def label_of(title: str, case: str) -> str:
-    if "nowait" not in title:
-        return case
-    return f"nowait, {case}, {title.rpartition(': ')[2]}"
+def write(axes: Axes, x: float, place: float, text: str, **style: Any) -> None:
+    """Write beside a row, from a fraction of the figure's width on."""
+    axes.annotate(text, (x, place), xycoords=("figure fraction", "data"), va="center", **style)
+
+
+def short(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
 
 
 def contenders(entries: Entries) -> Figure:
@@ -191,6 +230,7 @@ def growth(entries: Entries) -> Figure:
                 counts = [int(case.split()[0].replace(",", "")) for case in table.cases]
                 for name, style in styles.items():
                     figures = [table.rows[name][case] for case in table.cases]
+                    figures = [math.nan if isinstance(cell, str) else cell for cell in figures]
                     axes.plot(counts, figures, style, color=colour, marker="o", markersize=3)
         axes.set_yscale("log")
         plain(axes.yaxis)

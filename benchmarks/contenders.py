@@ -229,6 +229,36 @@ class Bubus(Contender):
         self.aclose = lambda: bus.stop(timeout=0, clear=True)
 
 
+class Abxbus(Contender):
+    """`await bus.emit(Event()).now()`; handlers in turn, as is its default.
+
+    An event can be emitted only once, so that making it, a pydantic model, is included.
+    """
+
+    name = "abxbus"
+    module = "abxbus"
+    lacks = "concurrency of handlers (by default) and of events; own context; own task"
+
+    @classmethod
+    def refuses(cls, method: str, kinds: Kinds) -> str | None:
+        if method == "publish_nowait":
+            return "refuses more than 100 events that wait"
+        return "left out: a publish takes a quarter of a second" if len(kinds) > 100 else None
+
+    async def open(self, handlers: Sequence[Handler]) -> None:
+        abxbus = importlib.import_module(self.module)
+        bus = abxbus.EventBus()
+
+        class AbxbusPlaced(abxbus.BaseEvent):
+            pass
+
+        for index, handler in enumerate(handlers):
+            handler.__name__ = handler.__qualname__ = f"handler_{index}"  # it warns of namesakes
+            bus.on(AbxbusPlaced, handler)
+        self.publish = lambda event: bus.emit(AbxbusPlaced()).now()
+        self.aclose = bus.destroy
+
+
 class Litestar(Contender):
     """`SimpleEventEmitter.emit`, outside of an application, its listeners given when it is made."""
 
@@ -306,12 +336,23 @@ CONTENDERS: tuple[type[Contender], ...] = (
     Django,
     Psygnal,
     Bubus,
+    Abxbus,
     Litestar,
     Gather,
     Bare,
 )
-PACKAGES = ("pyee", "blinker", "django", "psygnal", "bubus", "litestar", "uvloop", "matplotlib")
-LOGGERS = ("eventbus", "pyee_variant", "django.dispatch", "bubus")
+PACKAGES = (
+    "pyee",
+    "blinker",
+    "django",
+    "psygnal",
+    "bubus",
+    "abxbus",
+    "litestar",
+    "uvloop",
+    "matplotlib",
+)
+LOGGERS = ("eventbus", "pyee_variant", "django.dispatch", "bubus", "abxbus")
 
 
 def available() -> list[type[Contender]]:

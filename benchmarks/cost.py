@@ -58,7 +58,7 @@ async def measure(effort: Effort) -> list[Table]:
                     trials[case][contender.name] = make_trial(contender, kinds, effort)
                 else:
                     table.add(contender.name, case, reason)
-    for case, best in (await interleave("one publish", trials, effort.rounds)).items():
+    for case, best in (await interleave("one publish", trials, effort, effort.rounds)).items():
         for name, (cell,) in best.items():
             table_of[case].add(name, case, cell)
     return tables

@@ -160,7 +160,7 @@ async def measure(effort: Effort) -> list[Table]:
             cases[count]: {name: make(make_bus, count) for name, make_bus in contenders.items()}
             for count in counts
         }
-        for case, best in (await interleave(title, trials, rounds, len(columns))).items():
+        for case, best in (await interleave(title, trials, effort, rounds, len(columns))).items():
             for name, figures in best.items():
                 for table, figure in zip(added, figures, strict=True):
                     table.add(name, case, figure)

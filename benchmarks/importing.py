@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measure import Effort
+from measure import Effort, progress
 from report import Table, main
 
 STATEMENTS = {
@@ -21,6 +21,7 @@ STATEMENTS = {
     "Django signal": "import django.dispatch",
     "psygnal": "import psygnal",
     "bubus": "import bubus",
+    "abxbus": "import abxbus",
     "Litestar emitter": "import litestar.events",
 }
 PROGRAM = (
@@ -54,13 +55,14 @@ def run(effort: Effort) -> list[Table]:
         else:
             print(f"{name} is skipped: not installed", file=sys.stderr)
     programs["asyncio itself"] = ("pass", "import asyncio")
-    best: dict[str, float] = {}
-    for count in range(min(effort.rounds, 7)):
-        print(f"  import, round {count + 1}", file=sys.stderr)
+    figures: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(1, effort.rounds + 1):
+        progress(f"  import: round {number} of {effort.rounds}")
         for name, program in programs.items():
-            best[name] = min(best.get(name, float("inf")), milliseconds_of(*program))
-    for name, figure in best.items():
-        table.add(name, "import", figure)
+            figures[name].append(milliseconds_of(*program))
+    progress()
+    for name, taken in figures.items():
+        table.add(name, "import", effort.best(taken))
     return [table]
 
 

@@ -53,7 +53,7 @@ async def measure(effort: Effort) -> list[Table]:
         for case, kinds in CASES.items()
     }
     tables = []
-    best = await interleave("latency", trials, min(effort.rounds, 3), len(COLUMNS))
+    best = await interleave("latency", trials, effort, min(effort.rounds, 3), len(COLUMNS))
     for case, by_name in best.items():
         table = Table(f"Another callback's wait during a burst of {burst:,}, {case}", "ms", COLUMNS)
         for name, figures in by_name.items():

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import math
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
@@ -23,6 +23,10 @@ Trial = Callable[[], Coroutine[Any, Any, tuple[float, ...]]]
 
 # A figure, or the reason why there is none.
 Cell = float | str
+
+
+NOISE = 1.5  # how many times the best round another may take before the figure says nothing
+NOISY = "noisy: a round took half as long again as another"
 
 
 class Miscount(Exception):
@@ -54,6 +58,11 @@ class Effort:
     def budget(self) -> float:
         """Seconds that a turn spends on what it measures, at least."""
         return 0.002 if self.quick else 0.0125
+
+    def best(self, figures: Sequence[float]) -> Cell:
+        """Return the best of some rounds; where they are few, only if they agree."""
+        least = min(figures)
+        return NOISY if self.quick and max(figures) > NOISE * least else least
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Run `main` on a new loop."""
@@ -174,8 +183,18 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def progress(text: str = "") -> None:
+    """Show on a terminal, in one line that the next call writes over, what is going on."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
 async def interleave(
-    label: str, cases: Mapping[str, Mapping[str, Trial]], rounds: int, width: int = 1
+    label: str,
+    cases: Mapping[str, Mapping[str, Trial]],
+    effort: Effort,
+    rounds: int,
+    width: int = 1,
 ) -> dict[str, dict[str, tuple[Cell, ...]]]:
     """Run every trial of every case in turn, `rounds` times, each in a context of its own.
 
@@ -184,25 +203,32 @@ async def interleave(
     Returns, by case and contender, the best of each of the `width` figures; in place of those of
     another project that fails here stands its failure.
     """
-    best: dict[str, dict[str, tuple[float, ...]]] = {case: {} for case in cases}
+    figures: dict[str, dict[str, list[tuple[float, ...]]]] = {
+        case: {name: [] for name in trials} for case, trials in cases.items()
+    }
     failed: dict[str, dict[str, tuple[Cell, ...]]] = {case: {} for case in cases}
     for number in range(1, rounds + 1):
-        print(f"  {label}: round {number} of {rounds}", file=sys.stderr, flush=True)
+        progress(f"  {label}: round {number} of {rounds}")
         for case, trials in cases.items():
             for name, trial in trials.items():
                 if name in failed[case]:
                     continue
                 gc.collect()
                 try:
-                    figures = await asyncio.create_task(trial())
+                    figures[case][name].append(await asyncio.create_task(trial()))
                 except Miscount:
                     raise
                 except Exception as exc:
                     if name in ("eventbus", "pyee variant"):
                         raise
+                    progress()
                     print(f"  {case}: {name} is skipped: {exc!r}", file=sys.stderr)
                     failed[case][name] = (f"does not work here: {type(exc).__name__}",) * width
-                else:
-                    before = best[case].get(name, figures)
-                    best[case][name] = tuple(map(min, before, figures))
-    return {case: {**best[case], **failed[case]} for case in cases}
+    progress()
+    return {
+        case: {
+            name: failed[case].get(name) or tuple(map(effort.best, zip(*taken, strict=True)))
+            for name, taken in by_name.items()
+        }
+        for case, by_name in figures.items()
+    }

@@ -8,13 +8,12 @@ its task and coroutine included.
 
 import asyncio
 import gc
-import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 from contenders import PLACED, Placed, buses
-from measure import Effort, all_called, check, make_handlers, settle
+from measure import Effort, all_called, check, make_handlers, progress, settle
 from report import Table, main
 
 COLUMNS = ["subscription", "queued event", "running handler"]
@@ -87,7 +86,7 @@ async def measure(effort: Effort) -> list[Table]:
         of_running_handler,
     ]
     for column, question in zip(COLUMNS, questions, strict=True):
-        print(f"  memory of a {column}", file=sys.stderr)
+        progress(f"  memory of a {column}")
         for name, make_bus in buses().items():
             await question(make_bus(), count)  # lets asyncio's own set of tasks grow, for good
             tracemalloc.start()
@@ -95,6 +94,7 @@ async def measure(effort: Effort) -> list[Table]:
                 table.add(name, column, await question(make_bus(), count))
             finally:
                 tracemalloc.stop()
+    progress()
     return [table]
 
 

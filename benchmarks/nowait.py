@@ -58,7 +58,7 @@ async def measure(effort: Effort) -> list[Table]:
     tables = []
     for what, events, cases, seconds, rounds in (
         (f"batches of {BATCH:,}", BATCH, BATCHES, effort.budget, effort.rounds),
-        (f"a burst of {burst:,}", burst, BURSTS, 0.0, 1),
+        (f"a burst of {burst:,}", burst, BURSTS, 0.0, 2 if effort.quick else 1),
     ):
         to_publish = Table(f"One publish_nowait, {what}: to publish it", "µs", list(cases))
         to_complete = Table(f"One publish_nowait, {what}: to completion", "µs", list(cases))
@@ -71,7 +71,7 @@ async def measure(effort: Effort) -> list[Table]:
                 else:
                     to_publish.add(contender.name, case, reason)
                     to_complete.add(contender.name, case, reason)
-        best = await interleave(f"publish_nowait, {what}", trials, rounds, width=2)
+        best = await interleave(f"publish_nowait, {what}", trials, effort, rounds, width=2)
         for case, by_name in best.items():
             for name, (publish, complete) in by_name.items():
                 to_publish.add(name, case, publish)

@@ -21,7 +21,7 @@ import importing
 import latency
 import memory
 import nowait
-from measure import Effort, Miscount
+from measure import Effort, Miscount, progress
 from report import Table, about, add_arguments, describe, name_of, page, to_json
 
 QUESTIONS = (cost, nowait, growth, memory, latency, importing)
@@ -37,7 +37,7 @@ def ask(question: ModuleType, effort: Effort) -> list[Table]:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
         for number in range(1, effort.processes + 1):
-            print(f"  process {number} of {effort.processes}", file=sys.stderr, flush=True)
+            progress(f"  process {number} of {effort.processes} starts")
             found = pool.submit(question.run, effort).result()
             if not tables:
                 tables = found
@@ -48,13 +48,14 @@ def ask(question: ModuleType, effort: Effort) -> list[Table]:
 
 def ask_all(effort: Effort) -> list[Table]:
     tables = []
-    for question in QUESTIONS:
+    for number, question in enumerate(QUESTIONS, 1):
         begin = perf_counter()
-        print(f"\n## {question.__name__}: {(question.__doc__ or '').splitlines()[0]}", flush=True)
+        asked = (question.__doc__ or "").splitlines()[0]
+        print(f"\n## {number} of {len(QUESTIONS)}, {question.__name__}: {asked}", flush=True)
         for table in ask(question, effort):
             print(table.text(), flush=True)
             tables.append(table)
-        print(f"  {question.__name__} took {perf_counter() - begin:.0f} s", file=sys.stderr)
+        print(f"\n({question.__name__} took {perf_counter() - begin:.0f} s)", flush=True)
     return tables
 
 

@@ -16,7 +16,6 @@ import tokenize
 import warnings
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
-from types import ModuleType
 from typing import Any, NamedTuple, TypeGuard, cast
 
 from . import Event
@@ -26,7 +25,6 @@ from ._wiring import Maker
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Named = _Function | ast.ClassDef
-_UNKNOWN = object()  # what a name stands for if only a run would tell
 
 
 def find_makers(application: Application) -> tuple[list[Maker], list[str]]:
@@ -38,7 +36,7 @@ def find_makers(application: Application) -> tuple[list[Maker], list[str]]:
             with warnings.catch_warnings(), tokenize.open(file) as source:
                 warnings.simplefilter("ignore")  # of the source's own
                 tree = ast.parse(source.read(), file)
-        except (OSError, SyntaxError, ValueError, RecursionError) as exc:
+        except (OSError, SyntaxError, ValueError) as exc:
             problems.append(f"{place(file)}: {type(exc).__name__}: {exc}")
         else:
             for maker in _read(name, file, tree, {} if module is None else vars(module)):
@@ -84,7 +82,10 @@ class _Scope(NamedTuple):
 
 
 def _own_names(node: ast.Module | _Function, package: str) -> dict[str, object]:
-    """Return what the names stand for that a module or function binds, but none within it."""
+    """Return what the names stand for that a module or function binds, not one within it.
+
+    None is what only a run would tell.
+    """
     names: dict[str, object] = {}
     pending = list(ast.iter_child_nodes(node))
     while pending:
@@ -92,11 +93,11 @@ def _own_names(node: ast.Module | _Function, package: str) -> dict[str, object]:
         if isinstance(child, ast.Import | ast.ImportFrom):
             names.update(_imported(child, package))
         elif isinstance(child, ast.arg):
-            names.setdefault(child.arg, _UNKNOWN)
+            names.setdefault(child.arg, None)
         elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
-            names.setdefault(child.id, _UNKNOWN)
+            names.setdefault(child.id, None)
         elif isinstance(child, _Named):
-            names.setdefault(getattr(child, "name", "<lambda>"), _UNKNOWN)
+            names.setdefault(getattr(child, "name", "<lambda>"), None)
             continue
         pending += ast.iter_child_nodes(child)
     return names
@@ -116,7 +117,7 @@ def _imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[tuple
         source = None
     for alias in node.names:
         if alias.name != "*":
-            yield alias.asname or alias.name, _attribute(source, alias.name)
+            yield alias.asname or alias.name, inspect.getattr_static(source, alias.name, None)
         elif source is not None:
             yield from vars(source).items()
 
@@ -134,26 +135,18 @@ def _made(called: ast.expr, names: Mapping[str, object]) -> type[Event] | None:
 
 
 def _resolve(node: ast.expr, names: Mapping[str, object]) -> object:
-    """Return what an expression stands for, without running anything."""
+    """Return what an expression stands for, without running anything; None if unknown."""
     if isinstance(node, ast.Name):
-        return names.get(node.id, _UNKNOWN)
+        return names.get(node.id)
     if isinstance(node, ast.Attribute):
-        return _attribute(_resolve(node.value, names), node.attr)
+        return inspect.getattr_static(_resolve(node.value, names), node.attr, None)
     if isinstance(node, ast.Subscript):  # a generic class with its parameters
         return _resolve(node.value, names)
-    return _UNKNOWN
-
-
-def _attribute(owner: object, name: str) -> object:
-    # `isinstance` would ask proxies what they stand for, which they may not know here.
-    if issubclass(type(owner), ModuleType):
-        return vars(owner).get(name, _UNKNOWN)
-    if issubclass(type(owner), type):
-        return inspect.getattr_static(owner, name, _UNKNOWN)
-    return _UNKNOWN
+    return None
 
 
 def _is_event_type(found: object) -> TypeGuard[type[Event]]:
+    # `isinstance` would ask proxies what they stand for, which they may not know here.
     return issubclass(type(found), type) and issubclass(cast("type[object]", found), Event)
 
 

@@ -42,7 +42,9 @@ class Outer:
 
 class Changed(Event, Generic[T]): ...
 
-class NoEvent: ...
+class NoEvent:
+    @classmethod
+    def unannotated(cls): ...
 """
 APP = """
 from eventbus import EventBus
@@ -91,12 +93,14 @@ def made(company, command, capsys):
         "import company.events\ndef f(): company.events.OrderPlaced(1)",
         "from .events import OrderPlaced; Placed = OrderPlaced\ndef f(): Placed(1)",
         "from . import events; Placed = events.OrderPlaced\ndef f(): Placed(1)",
+        "from . import events; g = lambda: 0; g.type = events.OrderPlaced\ndef f(): g.type(1)",
         "\ndef f(): from .events import OrderPlaced as OP; OP(1)",
         "\ndef f(): from . import events; events.OrderPlaced(1)",
         "\ndef f(): import company.events as ev; ev.OrderPlaced(1)",
         "\ndef f(): import company.events; company.events.OrderPlaced(1)",
         "from .events import OrderPlaced\ndef f(): return [OrderPlaced(n) for n in range(3)]",
         "from .events import OrderPlaced\nasync def f(bus): await bus.publish(OrderPlaced(1))",
+        "from .events import OrderPlaced\ndef f(): g = lambda OrderPlaced: 1; OrderPlaced(1)",
         "from .events import OrderPlaced\ndef f(): OrderPlaced.of_base()",
         "from .events import OrderPlaced\ndef f(): OrderPlaced.of_self()",
         "from .events import OrderPlaced\ndef f(): OrderPlaced.of_type()",
@@ -119,6 +123,8 @@ def test_name_is_what_it_stands_for(made, source):
         "OrderPlaced.nothing()",
         "events.nothing()",
         "NoEvent()",
+        "NoEvent.unannotated()",
+        "raw()",
         "f.OrderPlaced()",
         "f().OrderPlaced()",
         "proxy()",
@@ -144,6 +150,7 @@ class Proxy:
     def __getattr__(self, name):
         raise RuntimeError("outside of a request")
 proxy = Proxy()
+raw = classmethod(print)
 bus = type("Bus", (), {"subscribe": print})
 """
     body = "".join(f"    {line}\n" for line in source.splitlines())
@@ -305,13 +312,16 @@ def test_module_that_cannot_be_read(company, command, capsys):
     """Section 5: a module whose source makes no sense is left out, and told."""
     company("app", "from eventbus import EventBus\nbus = EventBus()")
     company("template", "\n{{ name }} = = 1")
-    company("binary", "")
-    Path("company", "binary.py").write_bytes(b"# \xff")
+    for name, source in (("binary", b"# \xff"), ("null", b"x = '\0'")):
+        Path("company", f"{name}.py").write_bytes(source)
+    Path("company", "gone.py").symlink_to("nowhere.py")
     assert command(["map", "company.app:bus"]) == 0
     printed = capsys.readouterr()
-    first, second = printed.err.splitlines()
-    assert first.startswith(f"left out: {Path('company', 'binary.py')}: ")
-    assert second.startswith(f"left out: {Path('company', 'template.py')}: SyntaxError: ")
+    assert [line.split(": ")[:2] for line in printed.err.splitlines()] == [
+        ["left out", str(Path("company", f"{name}.py"))]
+        for name in ("binary", "gone", "null", "template")
+    ]
+    assert "template.py: SyntaxError: " in printed.err
     assert printed.out == "nobody handles anything\n"
 
 
