@@ -22,6 +22,7 @@ find = $(firstword $(foreach python,python$(1) python3 \
 OLDEST = $(or $(call find,3.11),python3.11)
 NEWEST = $(or $(firstword $(foreach version,$(GIL),$(call find,$(version)))),$(OLDEST))
 
+MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help interpreters demo test check lint typing cover cover-run cover-report proof \
 	integration bench bench-quick clean
@@ -38,15 +39,24 @@ demo: ## play an order on a real bus; needs nothing installed
 test: $(dev)/ready ## run the tests, in an environment of their own
 	$(dev)/bin/python -m pytest
 
-check: ## prove what the contract promises: all of the next four, in ten minutes
-	$(MAKE) lint typing PYTHON=$(NEWEST)
-	$(MAKE) cover
-	$(MAKE) proof PYTHON=$(NEWEST)
-	$(MAKE) proof PYTHON=$(OLDEST) proofs='test_stateful.py test_races.py test_limits.py'
+step = @printf '\n--- %s\n' '$(1)' # so that one sees how far it is
 
-lint: $(lint)/ready ## ruff: the rules chosen in pyproject.toml, and the format
+check: ## prove what the contract promises: all of the next four, in ten minutes
+	$(call step,1 of 5: lint)
+	@$(MAKE) lint PYTHON=$(NEWEST)
+	$(call step,2 of 5: types)
+	@$(MAKE) typing PYTHON=$(NEWEST)
+	$(call step,3 of 5: the tests on $(OLDEST) and $(NEWEST), every branch)
+	@$(MAKE) cover
+	$(call step,4 of 5: proofs on $(NEWEST))
+	@$(MAKE) proof PYTHON=$(NEWEST)
+	$(call step,5 of 5: the quick ones on $(OLDEST))
+	@$(MAKE) proof PYTHON=$(OLDEST) proofs='test_stateful.py test_races.py test_limits.py'
+
+lint: $(lint)/ready ## ruff: the rules chosen in pyproject.toml, those of a host that chose none, the format
 	$(lint)/bin/ruff check
 	$(lint)/bin/ruff format --check
+	$(lint)/bin/ruff check --isolated --line-length 88 --ignore E501 eventbus
 
 typing: $(typing)/ready ## mypy and pyright, strict: the package, right uses and wrong ones
 	$(typing)/bin/mypy

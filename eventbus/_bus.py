@@ -196,7 +196,7 @@ class EventBus(Decorating):
                     result = context.run(target.call, event)
                     if result is None or not must_await(result):
                         continue
-                except BaseException as exc:
+                except BaseException as exc:  # noqa: BLE001 - whatever a handler raises
                     chain = (*chain_to(parent), type(event))
                     context.run(failed, target, event, exc, chain, end_publisher)
                     continue

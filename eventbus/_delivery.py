@@ -10,7 +10,7 @@
 
 import asyncio
 import sys
-from asyncio import AbstractEventLoop, CancelledError, Future, Task, current_task, get_running_loop
+from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 from functools import partial
@@ -79,7 +79,7 @@ class Publication:
 
     def has_cancelled(self, target: CompiledHandler, exc: CancelledError) -> bool:
         """Return whether publisher, bus or loop's end has cancelled a handler; else it failed."""
-        task = current_task()
+        task = asyncio.current_task()
         if task is not None and not task.cancelling():  # nobody asked: it is the handler's own
             return False
         if self.stop is not None:
@@ -198,7 +198,7 @@ def deliver(
                 if result is None or not must_await(result):
                     continue
                 target = target.learn(result, own)
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - whatever a handler raises
                 if publication is not None:
                     own.run(publication.failed, target, exc)
                 else:
@@ -240,7 +240,7 @@ def failed(
         if isinstance(exc, (Exception, CancelledError)):
             report(target, event, exc, chain)
             return
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - as above
         end(error)
     else:
         end(exc)
@@ -272,10 +272,10 @@ def _schedule(
             publication.hold(Task(body, loop=loop, name=target.handler.name, context=context))
             return
         if target.context is None:  # the task copies the current one: not every factory takes one
-            made = context.run(loop.create_task, body, name=target.handler.name)
+            made: Any = context.run(loop.create_task, body, name=target.handler.name)
         else:
             made = loop.create_task(body, name=target.handler.name, context=context)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - whatever a task factory raises
         body.close()
         context.run(publication.failed, target, exc)
         return

@@ -90,7 +90,7 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
         return
     try:
         target.on_error(HandlerFailure(event, target.handler, exception, chain))
-    except (Exception, CancelledError) as error:
+    except (Exception, CancelledError) as error:  # noqa: BLE001
         _log(error, "on_error raised on the failure of handler %s", (target.handler.name,))
 
 
@@ -105,5 +105,5 @@ def _log(exception: BaseException, message: str, arguments: tuple[str, ...]) -> 
             log.name, logging.ERROR, file, line, message, arguments, info, function
         )
         log.handle(record)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         sys.excepthook(type(error), error, error.__traceback__)

@@ -190,7 +190,7 @@ async def _lifespan(app: Callable[..., Any]) -> AsyncGenerator[dict[str, Any], N
             await app(scope, requests.get, answers.put)
         except asyncio.CancelledError:
             return None
-        except (Exception, SystemExit) as exc:  # which would end the loop
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - it would end the loop
             return exc
         finally:
             answers.put_nowait({"type": "none"})

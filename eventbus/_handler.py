@@ -11,7 +11,7 @@ import types
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ._checks import check_callable
 
@@ -89,7 +89,7 @@ def _candidates(target: object) -> list[Any]:
 
     Left out is the mock of a function, whose code is a mock, too, which `inspect` cannot take.
     """
-    candidates = [target, getattr(type(target), "__call__", None)]
+    candidates = [target, getattr(type(target), "__call__", None)]  # noqa: B004
     codes = [getattr(candidate, "__code__", None) for candidate in candidates]
     return [
         candidate
@@ -131,7 +131,7 @@ class Route:
         self.in_place: bool = not any(target.is_async for target in handlers)
 
 
-def must_await(result: Any) -> bool:
+def must_await(result: Any) -> TypeGuard[Awaitable[Any]]:
     """Return whether what a handler has returned is to be awaited.
 
     Raises:

@@ -154,7 +154,7 @@ def _returns_instance(method: Any, owner: type[Event]) -> bool:
     """Return whether a class method returns an instance, or a list of them, or does not say."""
     try:
         returned = inspect.get_annotations(method.__func__)["return"]
-    except Exception:  # there is none, or it cannot be evaluated (3.14)
+    except Exception:  # noqa: BLE001 - there is none, or it cannot be evaluated (3.14)
         return True
     names = "|".join(re.escape(kind.__name__) for kind in owner.__mro__ if issubclass(kind, Event))
     return re.search(rf"~|\b(Self|{names})\b", f"{returned!r}") is not None  # ~ is a type variable

@@ -104,7 +104,7 @@ def _describe(exception: BaseException) -> str:
     """Return the type and the first line of the message."""
     try:
         message = str(exception)
-    except Exception:
+    except Exception:  # noqa: BLE001
         message = "(its message cannot be read)"
     line = message.strip().partition("\n")[0][:_MESSAGE]
     line = "".join(char if char.isprintable() else " " for char in line)

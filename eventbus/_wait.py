@@ -70,7 +70,7 @@ class EventWaiter(Generic[E]):
                 return
         except StopIteration as exc:  # which no future accepts
             future.set_exception(RuntimeError(f"where raised {exc!r}"))
-        except (Exception, CancelledError) as exc:
+        except (Exception, CancelledError) as exc:  # noqa: BLE001
             future.set_exception(exc)
         else:
             future.set_result(event)
