@@ -5,7 +5,7 @@ import sys
 import sysconfig
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -42,8 +42,8 @@ class Application:
         installed = {"site-packages", "dist-packages"} & {*path.parts}
         return not installed and not path.is_relative_to(_STANDARD_LIBRARY)
 
-    def modules(self) -> Iterator[tuple[str, str, ModuleType | None]]:
-        """Yield its modules: the name, the file and, if it is imported, the module itself.
+    def modules(self) -> Iterator[tuple[str, str, Mapping[str, object]]]:
+        """Yield its modules: the name, the file and, if it is imported, its namespace.
 
         Of those that are not imported, these are the modules of the top-level package, tests left
         out: what they make does not show what the application does.
@@ -51,21 +51,20 @@ class Application:
         imported: set[str] = set()
         modules: list[tuple[str, object]] = list(sys.modules.items())
         for name, module in modules:
-            if not isinstance(module, ModuleType) or name == "__main__":  # the command line
-                continue
-            file = vars(module).get("__file__") or ""
-            if vars(module).get("__name__") == name and self.owns(name, file):  # no second name
+            names = vars(module) if isinstance(module, ModuleType) else {}
+            file = names.get("__file__") or ""
+            if names.get("__name__") != "__main__" and self.owns(name, file):  # the command line
                 imported.add(file)
-                yield name, file, module
+                yield name, file, names
         top = self._packages[-1]
         for folder in getattr(sys.modules.get(top), "__path__", ()):
             for path in sorted(Path(folder).rglob("*.py")):
-                names = path.relative_to(folder).with_suffix("").parts
-                is_test = any(name in _TESTS or name.startswith("test_") for name in names)
-                name = ".".join((top, *names)).removesuffix(".__init__")
+                parts = path.relative_to(folder).with_suffix("").parts
+                is_test = any(name in _TESTS or name.startswith("test_") for name in parts)
+                name = ".".join((top, *parts)).removesuffix(".__init__")
                 file = str(path)
-                if all(map(str.isidentifier, names)) and not is_test and file not in imported:
-                    yield name, file, None
+                if all(map(str.isidentifier, parts)) and not is_test and file not in imported:
+                    yield name, file, {}
 
     def explain(self, problem: BaseException) -> str:
         """Describe an exception in one line, with the place in the application it comes from."""

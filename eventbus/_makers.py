@@ -31,7 +31,7 @@ def find_makers(application: Application) -> tuple[list[Maker], list[str]]:
     """Return the places that make events, sorted, and a line on each file that cannot be read."""
     makers: dict[object, Maker] = {}  # by type and place: a file may be two modules
     problems: list[str] = []
-    for name, file, module in application.modules():
+    for name, file, names in application.modules():
         try:
             with warnings.catch_warnings(), tokenize.open(file) as source:
                 warnings.simplefilter("ignore")  # of the source's own
@@ -39,7 +39,7 @@ def find_makers(application: Application) -> tuple[list[Maker], list[str]]:
         except (OSError, SyntaxError, ValueError) as exc:
             problems.append(f"{place(file)}: {type(exc).__name__}: {exc}")
         else:
-            for maker in _read(name, file, tree, {} if module is None else vars(module)):
+            for maker in _read(name, file, tree, names):
                 makers.setdefault(maker[:3], maker)
     return sorted(makers.values(), key=lambda maker: (maker.file, maker.line)), problems
 

@@ -276,8 +276,11 @@ def test_modules_of_others_are_not_read(made, tmp_path, monkeypatch):
         module = types.ModuleType(file.stem)
         module.__file__ = str(file)
         monkeypatch.setitem(sys.modules, file.stem, module)
-    monkeypatch.setitem(sys.modules, "alias", sys.modules["lib_events"])
     monkeypatch.setitem(sys.modules, "absent", None)
+    command_line = types.ModuleType("__main__")
+    command_line.__file__ = str(tmp_path / "lib" / "command_line.py")
+    Path(command_line.__file__).write_text(source)
+    monkeypatch.setitem(sys.modules, "__mp_main__", command_line)
     assert made.again() == [("OrderPaid", "lib_events.py", 2, None)]
 
 
@@ -293,7 +296,7 @@ def test_installed_application_is_read(company, command, capsys, tmp_path, monke
     """Section 5: the package that is named is the application, wherever it is installed."""
     company("events", EVENTS)
     company("app", APP)
-    company("service", "from .events import OrderPaid\ndef f(): OrderPaid()")
+    company("service", "from .events import OrderPaid as Paid; OP = Paid\ndef f(): OP()")
     installed = tmp_path / "site-packages"
     installed.mkdir()
     (tmp_path / "company").rename(installed / "company")
