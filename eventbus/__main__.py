@@ -93,7 +93,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(title="commands", dest="command")
     commands.add_parser("demo", help="play an order on a real bus, and print what happens")
     mapping = commands.add_parser(
-        "map", help="import an application, and print who handles which events, and who makes them"
+        "map",
+        help="start an application, and print who handles which events, and who makes them",
+        description="Print who handles which events on an application's bus, and the places that "
+        "make them, found by reading the source of the application's own modules.",
     )
     mapping.add_argument(
         "target",
