@@ -160,6 +160,17 @@ def test_application_is_up_meanwhile(shop, command, capsys, attribute):
     assert capsys.readouterr() == (f"open\n{MAP}closed\n", "")
 
 
+def test_current_folder_comes_first(shop, command, capsys, tmp_path, monkeypatch):
+    """Section 5: as with uvicorn, the application is the one in the current folder."""
+    (tmp_path / "elsewhere" / "company").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "company" / "shop.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    shop("__init__", "")
+    (tmp_path / "elsewhere" / "company" / "__init__.py").touch()
+    assert command(["map", "company.shop:bus"]) == 0
+    assert capsys.readouterr() == (MAP, "")
+
+
 def test_map_as_mermaid(shop, command, capsys):
     """`--format mermaid` prints the flowchart, what is missing being told and marked."""
     assert command(["map", "company.shop:bus", "--format", "mermaid"]) == 0
@@ -241,6 +252,14 @@ unfit = Unfit()
 
 def refused():
     EventBus().subscribe(int, handle)
+
+def fail_namelessly():
+    raise AttributeError("gone")
+
+def fail_to_import():
+    raise ModuleNotFoundError("gone")
+
+table = dict
 """
 
 
@@ -254,7 +273,10 @@ def refused():
         ("refused", "({}:47)"),
         ("fail_to_open", "cannot start company.failing:fail_to_open(): LookupError: no settings"),
         ("unfit.bus", "cannot find unfit.bus in company.failing: LookupError: no settings"),
+        ("fail_namelessly", "AttributeError: gone ({}:50)"),
+        ("fail_to_import", "ModuleNotFoundError: gone ({}:53)"),
         ("number", "company.failing:number is a builtins.int"),
+        ("table", "company.failing:table is a builtins.type"),
         ("handle", "company.failing:handle is a builtins.function"),
         ("make_generator", "company.failing:make_generator() is a builtins.generator"),
         ("open_nothing", "what company.failing:open_nothing() yields is a builtins.int"),
@@ -423,7 +445,7 @@ def test_application_that_goes_on_after_its_failure(company, command, capsys):
 
 def start(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", "-m", PACKAGE, "map", *arguments],
+        [sys.executable, "-W", "error", "-m", PACKAGE, "map", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
         stderr=subprocess.PIPE,
         encoding="utf-8",
