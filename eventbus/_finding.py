@@ -176,6 +176,8 @@ async def _as_async(manager: Any) -> AsyncGenerator[Any, None]:
 async def _lifespan(app: Callable[..., Any]) -> AsyncGenerator[dict[str, Any], None]:
     """Start an ASGI application, and end it after the block; yield the scope of its lifespan.
 
+    If it goes on after its last answer, or the block is cancelled, it is cancelled with the loop.
+
     Raises:
         Exception: What the application raised, instead of an answer or after it.
         RuntimeError: It has answered that it failed, or not at all.
@@ -213,10 +215,6 @@ async def _lifespan(app: Callable[..., Any]) -> AsyncGenerator[dict[str, Any], N
             raise RuntimeError(message.splitlines()[-1])
 
     running = asyncio.ensure_future(run())
-    try:
-        await ask("startup")
-        yield scope
-        await ask("shutdown")
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
+    await ask("startup")
+    yield scope
+    await ask("shutdown")

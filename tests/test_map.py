@@ -387,6 +387,10 @@ manager that makes the one to map"""
             "cannot start company.app:app: LookupError: no settings ({}:7)",
         ),
         (
+            f"await receive()\n{FAILED}await __import__('asyncio').sleep(0)\nraise LookupError(1)",
+            "cannot start company.app:app: LookupError: 1 ({}:8)",
+        ),
+        (
             f"await receive()\n{FAILED}",
             "cannot start company.app:app: RuntimeError: no settings",
         ),
