@@ -206,7 +206,7 @@ def contenders(entries: Entries) -> Figure:
                     continue
                 figures = {name: table.rows.get(name, {}).get(case) for name in names}
                 points = [
-                    (value, place + 0.22 * (index - (len(entries) - 1) / 2))
+                    (value, place + 0.8 * ((index + 0.5) / len(entries) - 0.5))
                     for place, value in enumerate(figures.values())
                     if isinstance(value, float)
                 ]
