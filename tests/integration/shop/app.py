@@ -21,6 +21,8 @@ from .invoices.module import InvoicesModule
 from .mail.module import MailModule
 from .orders import routes as orders
 from .orders.module import OrdersModule
+from .transactions import in_outbox, on_bus
+from .worker import nudge
 
 
 @asynccontextmanager
@@ -31,8 +33,10 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         httpx.AsyncClient(base_url=environ["SHOP_BOOKS"], timeout=None) as books,
         EventBus() as bus,
     ):
-        register_modules(bus, [OrdersModule(), InvoicesModule(sessions, books), MailModule()])
-        yield {"bus": bus, "sessions": sessions, "loop": asyncio.get_running_loop()}
+        durable = environ.get("SHOP_EVENTS") == "outbox"  # or else on this process's bus
+        transactions = in_outbox(sessions, nudge) if durable else on_bus(bus, sessions)
+        register_modules(bus, [OrdersModule(), InvoicesModule(transactions, books), MailModule()])
+        yield {"bus": bus, "transactions": transactions, "loop": asyncio.get_running_loop()}
         await bus.aclose(timeout=float(environ["SHOP_GRACE_SECONDS"]))
 
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""Databases and a broker of a test's own, in temporary folders; none has to be running before."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from contextlib import closing, contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from processes import Process
+
+# Debian's package leaves the binaries off the path, one folder a version.
+POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+# It refuses to run as root; and becoming another user forgets whose death ends it.
+AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
+
+
+class MissingServerError(Exception):
+    """A server is not installed; the message says how to get it."""
+
+
+def free_port():
+    """Return a port of the loopback that nobody listens on yet."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
+
+
+def sqlite(folder):
+    """Return the address of a database in a folder; its writers wait 30 seconds for each other."""
+    return f"sqlite+aiosqlite:///{folder}/shop.db?timeout=30"
+
+
+@contextmanager
+def redis():
+    """Run a Redis; yield its address."""
+    if not shutil.which("redis-server"):
+        missing = "redis-server is not installed (Debian: apt-get install redis-server)"
+        raise MissingServerError(missing)
+    port = free_port()
+    with TemporaryDirectory() as folder:
+        options = ("--bind", "127.0.0.1", "--port", port, "--dir", folder, "--save", "")
+        with closing(Process("redis-server", *options)) as process:
+            process.wait_for_output("Ready to accept connections")
+            yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def postgresql():
+    """Run a PostgreSQL on a socket in a folder that nobody else may enter.
+
+    Yields:
+        A function that makes an empty database and returns its address.
+    """
+    on_path = shutil.which("postgres")
+    binaries = [Path(on_path).resolve()] if on_path else POSTGRESQL
+    if not binaries:
+        missing = "postgresql is not installed (Debian: apt-get install postgresql)"
+        raise MissingServerError(missing)
+    postgres = binaries[-1]
+    user = (*AS_POSTGRES, "--pdeathsig=INT") if os.geteuid() == 0 else ()
+    with TemporaryDirectory() as folder:
+        if user:
+            shutil.chown(folder, "postgres", "postgres")
+        data = f"{folder}/data"
+        options = ("--auth=trust", "--username=shop", "--encoding=UTF8", "--no-sync")
+        initdb = (*user, postgres.with_name("initdb"), "--pgdata", data, *options)
+        subprocess.run(initdb, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        options = ("-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}")
+        with closing(Process(*user, postgres, "-D", data, *options)) as process:
+            process.wait_for_output("ready to accept connections")
+            numbers = count(1)
+
+            def create_database():
+                name = f"shop{next(numbers)}"
+                createdb = postgres.with_name("createdb")
+                subprocess.run((createdb, "-h", folder, "-U", "shop", name), check=True)
+                return f"postgresql+asyncpg://shop@/{name}?host={folder}"
+
+            yield create_database
+            process.send(signal.SIGINT)  # it would wait for its clients otherwise
