@@ -72,11 +72,17 @@ class Process:
         """Send a signal to the process, but not to its children."""
         self._popen.send_signal(number)
 
-    def wait(self):
+    def wait(self, seconds=SECONDS):
         """Wait for the end of the process; return its status."""
-        status = self._popen.wait(SECONDS)
+        status = self._popen.wait(seconds)
         self._reader.join(SECONDS)
         return status
+
+    def kill(self):
+        """Kill the process and its children, with no time to clean up."""
+        self._kill_group()
+        self.wait()
+        self._popen.stdout.close()
 
     def close(self):
         """End the process, and see that neither it nor a child of it is left."""

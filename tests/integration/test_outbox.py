@@ -54,7 +54,7 @@ async def deliver_all(relay):
 
 
 async def rows(sessions, *columns):
-    """The values of one column, or of several, of all rows of a table, in the order of the first."""
+    """The values of a column, or of several, in all rows of a table, in the order of the first."""
     async with sessions() as session:
         found = await session.execute(select(*columns).order_by(columns[0]))
         return [row[0] if len(columns) == 1 else tuple(row) for row in found]
@@ -239,7 +239,7 @@ OUT_OF_STOCK = LookupError("out of stock")
 
 
 async def test_background_work_of_a_handler(engine, database):
-    """What a handler leaves to `publish_nowait` belongs to the delivery, and so does its failure."""
+    """What a handler leaves to `publish_nowait` belongs to the delivery; so does its failure."""
     async with open_database(database) as sessions:
         await place(sessions)
         relay = Relay(sessions, EVENT_TYPES)
@@ -299,7 +299,7 @@ async def test_dead_letter_is_moved_back(engine, database):
     async with open_database(database) as sessions:
         await place(sessions)
         relay = new_relay(sessions)
-        fail = relay.bus.subscribe(OrderPlaced, lambda event: [][0])
+        fail = relay.bus.subscribe(OrderPlaced, lambda event: 1 / 0)
         await change(sessions, attempts=ATTEMPTS - 1)
         await deliver_all(relay)
         assert await rows(sessions, DeadLetter.id) == [1]

@@ -2,6 +2,7 @@
 """The application: `uvicorn shop.app:app`."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,9 @@ from os import environ
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from eventbus import EventBus
 from eventbus.modules import register_modules
@@ -22,7 +25,7 @@ from .mail.module import MailModule
 from .orders import routes as orders
 from .orders.module import OrdersModule
 from .transactions import in_outbox, on_bus
-from .worker import nudge
+from .worker import nudging
 
 
 @asynccontextmanager
@@ -31,6 +34,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     async with (
         open_database(environ["SHOP_DATABASE"]) as sessions,
         httpx.AsyncClient(base_url=environ["SHOP_BOOKS"], timeout=None) as books,
+        nudging() as nudge,
         EventBus() as bus,
     ):
         durable = environ.get("SHOP_EVENTS") == "outbox"  # or else on this process's bus
@@ -43,6 +47,15 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
 app = FastAPI(lifespan=lifespan)
 app.include_router(orders.router)
 app.include_router(invoices.router)
+
+
+@app.exception_handler(InterfaceError)
+@app.exception_handler(OperationalError)
+@app.exception_handler(OSError)
+async def unavailable(_request: Request, error: Exception) -> JSONResponse:
+    """Tell the client to try again: nothing was committed."""
+    logging.getLogger(__name__).error("the database does not answer: %s", error)
+    return JSONResponse({"detail": "try again later"}, 503, {"Retry-After": "1"})
 
 
 @app.get("/status")

@@ -8,7 +8,7 @@ fails holds up its aggregate alone, and is a dead letter in the end; then the ne
 import logging
 from time import time
 
-from sqlalchemy import ColumnElement, Update, and_, delete, exists, select, update
+from sqlalchemy import ColumnElement, Float, Update, and_, bindparam, delete, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import aliased
 
@@ -17,7 +17,7 @@ from eventbus import Event, EventBus, HandlerFailure
 from .outbox import DeadLetter, EventTypes, StoredEvent, Waiting, under_way
 
 ATTEMPTS = 10  # until an event is a dead letter; the pauses are 2, 4, 8 ... 512 seconds
-LEASE = 20.0  # seconds until an event is tried again whose relay has died; handlers have half
+LEASE = 10.0  # seconds until an event is tried again whose relay has died; handlers have half
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Relay:
     async def deliver_next(self) -> bool:
         """Deliver the first event that is due; return False if there is none."""
         async with self._sessions.begin() as session:
-            row = await session.scalar(_take_first(time()))
+            row = await session.scalar(TAKE_FIRST, {"now": time()})
         if row is None:
             return False
         try:
@@ -86,12 +86,12 @@ def _is_still(row: Waiting) -> ColumnElement[bool]:
     return and_(Waiting.id == row.id, Waiting.attempts == row.attempts)
 
 
-def _take_first(now: float) -> Update:
+def _take_first() -> Update:
     """Take the first event that is due and has none of its aggregate before it, in one statement.
 
     PostgreSQL passes over those that another relay is just taking; SQLite has one writer at a time.
     """
-    waiting, earlier = aliased(Waiting), aliased(Waiting)
+    waiting, earlier, now = aliased(Waiting), aliased(Waiting), bindparam("now", type_=Float)
     blocked = exists().where(earlier.aggregate == waiting.aggregate, earlier.id < waiting.id)
     first = select(waiting.id).where(waiting.due <= now, ~blocked).order_by(waiting.id).limit(1)
     return (
@@ -99,4 +99,8 @@ def _take_first(now: float) -> Update:
         .where(Waiting.id == first.with_for_update(skip_locked=True).scalar_subquery())
         .values(attempts=Waiting.attempts + 1, due=now + LEASE)
         .returning(Waiting)
+        .execution_options(synchronize_session=False)
     )
+
+
+TAKE_FIRST = _take_first()

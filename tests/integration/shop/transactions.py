@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A transaction and its publisher: the one place that knows how events travel."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -34,9 +34,7 @@ def on_bus(bus: EventBus, sessions: Sessions) -> Transactions:
     return begin
 
 
-def in_outbox(
-    sessions: Sessions, nudge: Callable[[], Awaitable[object]] | None = None
-) -> Transactions:
+def in_outbox(sessions: Sessions, nudge: Callable[[], object] | None = None) -> Transactions:
     """Write events in the transaction; nudge a relay after the commit, if there are any.
 
     The handlers of a relay nudge nobody: it finds next what they have written.
@@ -48,6 +46,6 @@ def in_outbox(
             outbox = Outbox(session, EVENT_TYPES)
             yield session, outbox
         if outbox.used and nudge is not None:
-            await nudge()
+            nudge()
 
     return begin

@@ -6,7 +6,8 @@ It is woken by a nudge after each commit, and every second, in case that a nudge
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from os import environ
 
@@ -73,7 +74,7 @@ def relay(task: RelayTask) -> None:
     try:
         delivered = task.runner.run(_deliver(task.relay))
     except (DBAPIError, OSError) as error:
-        logger.error("the database does not answer, next try in a second: %s", error)  # noqa: TRY400
+        logger.error("the outbox cannot be read, next try in a second: %s", error)
     else:
         if delivered == ROWS:
             relay.delay()
@@ -86,9 +87,25 @@ async def _deliver(relay: Relay) -> int:
     return delivered
 
 
-async def nudge() -> None:
-    """Wake a relay; if the broker does not answer, the next beat does so."""
+@asynccontextmanager
+async def nudging() -> AsyncIterator[Callable[[], None]]:
+    """Offer a function that has a relay woken, and returns at once; calls meanwhile are one.
+
+    If the broker does not answer, the next beat does the same.
+    """
+    wanted = asyncio.Event()
+    task = asyncio.create_task(_nudge(wanted))
     try:
-        await asyncio.to_thread(relay.apply_async, retry=False)
-    except (OperationalError, OSError) as error:
-        logger.warning("no relay was nudged, the events wait for the next beat: %s", error)
+        yield wanted.set
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _nudge(wanted: asyncio.Event) -> None:
+    while await wanted.wait():
+        wanted.clear()
+        try:
+            await asyncio.to_thread(relay.apply_async, retry=False)
+        except (OperationalError, OSError) as error:
+            logger.warning("no relay was nudged, events wait for the next beat: %s", error)
