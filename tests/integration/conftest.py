@@ -14,6 +14,8 @@ import shop.app  # noqa: F401, which imports the tables of all modules
 from processes import SECONDS, Process
 from servers import MissingServerError, postgresql, redis, sqlite
 from shop.database import create_tables
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 
 @pytest.fixture
@@ -48,10 +50,25 @@ def broker():
 
 
 @pytest.fixture(scope="session")
-def new_postgresql():
-    """A function that makes a database in PostgreSQL, and returns its address."""
-    with running(postgresql()) as create_database:
-        yield create_database
+def postgresql_server():
+    """The address of a PostgreSQL of this run's own."""
+    with running(postgresql()) as address:
+        yield address
+
+
+@pytest.fixture
+def postgresql_database(postgresql_server):
+    """The address of an empty database in it."""
+
+    async def empty():
+        engine = create_async_engine(postgresql_server)
+        async with engine.begin() as connection:
+            for statement in ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public"):
+                await connection.execute(text(statement))
+        await engine.dispose()
+
+    asyncio.run(empty())
+    return postgresql_server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -64,7 +81,7 @@ def engine(request):
 def database(request, tmp_path):
     """The address of a database with the tables of the shop: SQLite, or the test's `engine`."""
     if "engine" in request.fixturenames and request.getfixturevalue("engine") == "postgresql":
-        url = request.getfixturevalue("new_postgresql")()
+        url = request.getfixturevalue("postgresql_database")
     else:
         url = sqlite(tmp_path)
     asyncio.run(create_tables(url))

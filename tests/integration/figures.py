@@ -24,7 +24,7 @@ from eventbus import EventBus
 from eventbus.modules import register_modules
 
 PAUSE = 0.05  # seconds between orders whose delay is measured
-WARMING = 20  # orders before, whose delay is not: relays open their database with the first
+WARMING = 5  # orders before, whose delay is not: relays open their database with the first
 
 
 def figures(events, seconds, delays):

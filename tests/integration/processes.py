@@ -14,6 +14,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SECONDS = 30  # that anything may take
+# A worker that says when it is ready, and is so soon; the scheduler is one that keeps no file.
+QUICKLY = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+WORKER = ("celery", "--app", "shop.worker", "worker", "--loglevel", "INFO", *QUICKLY)
+BEAT = ("--beat", "--scheduler", "celery.beat:Scheduler")
 
 
 def eventually(condition):

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 from contextlib import closing, contextmanager
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,18 +49,14 @@ def redis():
 
 @contextmanager
 def postgresql():
-    """Run a PostgreSQL on a socket in a folder that nobody else may enter.
-
-    Yields:
-        A function that makes an empty database and returns its address.
-    """
+    """Run a PostgreSQL on a socket in a folder that nobody else may enter; yield its address."""
     on_path = shutil.which("postgres")
     binaries = [Path(on_path).resolve()] if on_path else POSTGRESQL
     if not binaries:
         missing = "postgresql is not installed (Debian: apt-get install postgresql)"
         raise MissingServerError(missing)
     postgres = binaries[-1]
-    user = (*AS_POSTGRES, "--pdeathsig=INT") if os.geteuid() == 0 else ()
+    user = (*AS_POSTGRES, "--pdeathsig=QUIT") if os.geteuid() == 0 else ()
     with TemporaryDirectory() as folder:
         if user:
             shutil.chown(folder, "postgres", "postgres")
@@ -72,13 +67,5 @@ def postgresql():
         options = ("-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}")
         with closing(Process(*user, postgres, "-D", data, *options)) as process:
             process.wait_for_output("ready to accept connections")
-            numbers = count(1)
-
-            def create_database():
-                name = f"shop{next(numbers)}"
-                createdb = postgres.with_name("createdb")
-                subprocess.run((createdb, "-h", folder, "-U", "shop", name), check=True)
-                return f"postgresql+asyncpg://shop@/{name}?host={folder}"
-
-            yield create_database
-            process.send(signal.SIGINT)  # it would wait for its clients otherwise
+            yield f"postgresql+asyncpg://shop@/postgres?host={folder}"
+            process.send(signal.SIGQUIT)  # at once: nothing is to be saved, no client waited for

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import time
 
 import pytest
-from shop.database import open_database
+from shop.database import UNREACHABLE, open_database
 from shop.invoices.contracts.events import InvoiceIssued, InvoicePaid
 from shop.invoices.models import Invoice
 from shop.invoices.module import InvoicesModule
@@ -43,14 +43,6 @@ def new_relay(sessions):
     relay = Relay(sessions, EVENT_TYPES)
     register_modules(relay.bus, [OrdersModule(), InvoicesModule(in_outbox(sessions), books=None)])
     return relay
-
-
-async def deliver_all(relay):
-    """Deliver what is due; return how often that was tried."""
-    tried = 0
-    while await relay.deliver_next():
-        tried += 1
-    return tried
 
 
 async def rows(sessions, *columns):
@@ -92,7 +84,7 @@ async def test_events_follow_each_other(engine, database):
         relay = new_relay(sessions)
         mailed = []
         relay.bus.subscribe(InvoiceIssued, lambda event: mailed.append(event.order_id))
-        assert await deliver_all(relay) == 6
+        assert await relay.deliver(1000) == 6
         assert mailed == await rows(sessions, Invoice.order_id) == order_ids
         assert await rows(sessions, Waiting.id) == await rows(sessions, DeadLetter.id) == []
 
@@ -139,7 +131,7 @@ async def test_death_between_commit_and_relay(engine, database):
     async with open_database(database) as sessions:
         await place(sessions)
     async with open_database(database) as sessions:
-        assert await deliver_all(new_relay(sessions)) == 2
+        assert await new_relay(sessions).deliver(1000) == 2
         assert await rows(sessions, Invoice.order_id) == [1]
 
 
@@ -150,13 +142,13 @@ async def test_death_before_the_handlers(engine, database, monkeypatch):
         dying = new_relay(sessions)
         monkeypatch.setattr(dying.bus, "publish", die)
         with pytest.raises(Died):
-            await dying.deliver_next()
+            await dying.deliver(1)
         relay = new_relay(sessions)
-        assert await deliver_all(relay) == 0
+        assert await relay.deliver(1000) == 0
         ((attempts, due),) = await rows(sessions, Waiting.attempts, Waiting.due)
         assert (attempts, due) == (1, pytest.approx(time() + LEASE, abs=LEASE / 2))
         await change(sessions, due=0)
-        assert await deliver_all(relay) == 2
+        assert await relay.deliver(1000) == 2
         assert await rows(sessions, Invoice.order_id) == [1]
 
 
@@ -165,12 +157,12 @@ async def test_death_after_the_handlers(engine, database, monkeypatch):
     async with open_database(database) as sessions:
         await place(sessions)
         dying = new_relay(sessions)
-        monkeypatch.setattr(dying, "_finish", die)
+        monkeypatch.setattr(dying.bus, "join", die)  # what follows it is never done
         with pytest.raises(Died):
-            await dying.deliver_next()
+            await dying.deliver(1)
         assert await rows(sessions, Invoice.order_id) == [1]
         await change(sessions, due=0)
-        assert await deliver_all(new_relay(sessions)) == 2
+        assert await new_relay(sessions).deliver(1000) == 2
         assert await rows(sessions, Invoice.order_id) == [1]
         assert await rows(sessions, Delivery.handler, Delivery.repeated) == [("invoices.issue", 1)]
 
@@ -188,9 +180,9 @@ async def test_event_that_kills_its_relay(engine, database, monkeypatch):
             patch.setattr(relay.bus, "publish", die)
             for _ in range(ATTEMPTS):
                 with pytest.raises(Died):
-                    await relay.deliver_next()
+                    await relay.deliver(1)
                 await change(sessions, due=0)
-        assert await deliver_all(relay) == 1
+        assert await relay.deliver(1000) == 1
         ((order_id, error),) = await rows(sessions, DeadLetter.id, DeadLetter.error)
         assert order_id == 1
         assert "has ended its process" in error
@@ -217,7 +209,7 @@ async def test_failing_handler(engine, database):
 
         relay.bus.subscribe(OrderPlaced, reserve)
         for attempt in range(1, ATTEMPTS):
-            assert await deliver_all(relay) == (3 if attempt == 1 else 1)
+            assert await relay.deliver(1000) == (3 if attempt == 1 else 1)
             assert await rows(sessions, Invoice.order_id) == [1, 2]
             assert 9 not in mailed
             ((_, attempts, due), *_) = await rows(
@@ -227,7 +219,7 @@ async def test_failing_handler(engine, database):
             assert due == pytest.approx(time() + 2**attempt, abs=1)
             await change(sessions, due=0)
         assert await rows(sessions, DeadLetter.id) == []
-        assert await deliver_all(relay) == 3
+        assert await relay.deliver(1000) == 3
         assert await rows(sessions, DeadLetter.aggregate, DeadLetter.error) == [
             ("order_id=1", f"{reserve.__module__}.{reserve.__qualname__}: {OUT_OF_STOCK!r}")
         ]
@@ -250,7 +242,7 @@ async def test_background_work_of_a_handler(engine, database):
             raise LookupError
 
         relay.bus.subscribe(InvoicePaid, book)
-        await deliver_all(relay)
+        await relay.deliver(1000)
         assert await rows(sessions, Waiting.attempts) == [1]
 
 
@@ -270,7 +262,7 @@ async def test_what_cannot_be_read_is_set_aside(engine, database, name, payload,
         await place(sessions)
         await change(sessions, type=name, payload=payload)
         await place(sessions)
-        assert await deliver_all(new_relay(sessions)) == 3
+        assert await new_relay(sessions).deliver(1000) == 3
         assert await rows(sessions, Invoice.order_id) == [2]
         assert await rows(sessions, DeadLetter.type, DeadLetter.payload) == [(name, payload)]
         assert error in (await rows(sessions, DeadLetter.error))[0]
@@ -290,7 +282,7 @@ async def test_payload_of_another_version(database):
         relay = Relay(sessions, EventTypes({"orders.OrderPlaced": (OrderPlaced, "order_id")}))
         events = []
         relay.bus.subscribe(OrderPlaced, events.append)
-        await deliver_all(relay)
+        await relay.deliver(1000)
         assert events == [OrderPlaced(1, "EUR")]
 
 
@@ -301,13 +293,13 @@ async def test_dead_letter_is_moved_back(engine, database):
         relay = new_relay(sessions)
         fail = relay.bus.subscribe(OrderPlaced, lambda event: 1 / 0)
         await change(sessions, attempts=ATTEMPTS - 1)
-        await deliver_all(relay)
+        await relay.deliver(1000)
         assert await rows(sessions, DeadLetter.id) == [1]
         fail.cancel()
         async with sessions.begin() as session:
             for statement in MOVE_BACK.split(";"):
                 await session.execute(text(statement))
-        await deliver_all(relay)
+        await relay.deliver(1000)
         assert await rows(sessions, Waiting.id) == await rows(sessions, DeadLetter.id) == []
         assert await rows(sessions, Invoice.order_id) == [1]
 
@@ -338,10 +330,49 @@ async def test_many_relays(engine, database):
         for relay in relays:
             relay.bus.subscribe(InvoiceIssued, handle)
         while await rows(databases[0], Waiting.id):
-            await asyncio.gather(*map(deliver_all, relays))
+            await asyncio.gather(*(relay.deliver(1000) for relay in relays))
         assert delivered == {order: list(range(order, 40, 5)) for order in range(5)}
         assert await rows(databases[0], DeadLetter.error) == []
         assert len(together) >= 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_event_in_two_hands(engine, database, fails):
+    """A relay that has outlived its lease does no harm: one invoice, or one dead letter."""
+    async with open_database(database) as sessions:
+        await place(sessions)
+        slow, quick = new_relay(sessions), new_relay(sessions)
+        started, ended = asyncio.Event(), asyncio.Event()
+
+        async def linger(event):
+            started.set()
+            await ended.wait()
+            if fails:
+                raise LookupError
+
+        slow.bus.subscribe(OrderPlaced, linger)
+        await change(sessions, attempts=ATTEMPTS - 1 if fails else 0)
+        lingering = asyncio.create_task(slow.deliver(1))
+        await started.wait()
+        while await rows(sessions, Invoice.id) == []:
+            await asyncio.sleep(0)
+        await change(sessions, due=0)
+        assert await quick.deliver(1) == 1
+        ended.set()
+        assert await lingering == 1
+        assert len(await rows(sessions, DeadLetter.id)) == fails
+        assert await rows(sessions, Invoice.order_id) == [1]
+        assert await rows(sessions, Waiting.type) == ["invoices.InvoiceIssued"]
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite+aiosqlite:////nowhere/shop.db", "postgresql+asyncpg://shop@/shop?host=/nowhere"]
+)
+async def test_unreachable_database(url):
+    """A relay says so, by an error that its task knows, and works as soon as there is one."""
+    async with open_database(url) as sessions:
+        with pytest.raises(UNREACHABLE):
+            await Relay(sessions, EVENT_TYPES).deliver(1)
 
 
 async def test_directly_published_event_is_new(database):
@@ -366,7 +397,7 @@ async def test_directly_published_event_is_new(database):
         relay.bus.subscribe(OrderPlaced, publish_two)
         relay.bus.subscribe(OrderPlaced, note)
         relay.bus.subscribe(InvoiceIssued, note)
-        await deliver_all(relay)
+        await relay.deliver(1000)
         await relay.bus.publish(OrderPlaced(1))
         assert new == [True] * 6
         assert await rows(sessions, Delivery.handler) == ["note"]

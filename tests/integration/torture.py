@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 from figures import measure_direct, measure_outbox
-from processes import Process
+from processes import BEAT, WORKER, Process
 from servers import MissingServerError, free_port, postgresql, redis, sqlite
 from shop.database import create_tables, open_database
 from shop.invoices.models import Invoice
@@ -27,8 +27,7 @@ from shop.orders.service import CREDIT
 from shop.outbox import DeadLetter, Delivery, Waiting
 from sqlalchemy import func, select
 
-CELERY = ("celery", "--app", "shop.worker", "worker", "--pool", "solo", "--loglevel", "INFO")
-QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+SOLO = (*WORKER, "--pool", "solo", "--hostname")
 READY = {"web": "Application startup complete", "worker": r" ready\.", "relay": r" ready\."}
 CUSTOMERS = 4
 SECONDS_A_KILL = 10  # if it takes longer, something hangs
@@ -49,11 +48,10 @@ class Shop:
             "SHOP_GRACE_SECONDS": "10",
             "SHOP_MAILS": folder,
         }
-        beat = ("--beat", "--scheduler", "celery.beat:Scheduler")  # one that keeps no file
         self._commands = {
             "web": ("uvicorn", "shop.app:app", "--port", port, "--no-access-log"),
-            "worker": (*CELERY, *QUIET, "--hostname", "worker@shop", "--queues", "celery,relay"),
-            "relay": (*CELERY, *QUIET, "--hostname", "relay@shop", "--queues", "relay", *beat),
+            "worker": (*SOLO, "worker@shop", "--queues", "celery,relay"),
+            "relay": (*SOLO, "relay@shop", "--queues", "relay", *BEAT),
         }
         self._processes = {}
 
@@ -204,7 +202,7 @@ def main():
             if arguments.database == "sqlite":
                 database = sqlite(folder)
             else:
-                database = stack.enter_context(postgresql())()
+                database = stack.enter_context(postgresql())
             options = arguments.kills, arguments.seed, arguments.measured
             good = torture(database, broker, folder, *options)
     except MissingServerError as error:

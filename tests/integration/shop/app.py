@@ -12,12 +12,11 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from eventbus import EventBus
 from eventbus.modules import register_modules
 
-from .database import open_database
+from .database import UNREACHABLE, open_database
 from .dependencies import Bus
 from .invoices import routes as invoices
 from .invoices.module import InvoicesModule
@@ -44,18 +43,16 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await bus.aclose(timeout=float(environ["SHOP_GRACE_SECONDS"]))
 
 
-app = FastAPI(lifespan=lifespan)
-app.include_router(orders.router)
-app.include_router(invoices.router)
-
-
-@app.exception_handler(InterfaceError)
-@app.exception_handler(OperationalError)
-@app.exception_handler(OSError)
 async def unavailable(_request: Request, error: Exception) -> JSONResponse:
     """Tell the client to try again: nothing was committed."""
-    logging.getLogger(__name__).error("the database does not answer: %s", error)
+    cause = getattr(error, "orig", error)  # SQLAlchemy says it in several lines
+    logging.getLogger(__name__).error("the database does not answer: %s", cause)
     return JSONResponse({"detail": "try again later"}, 503, {"Retry-After": "1"})
+
+
+app = FastAPI(lifespan=lifespan, exception_handlers=dict.fromkeys(UNREACHABLE, unavailable))
+app.include_router(orders.router)
+app.include_router(invoices.router)
 
 
 @app.get("/status")

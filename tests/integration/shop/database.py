@@ -4,8 +4,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+
+# What is raised when the database does not answer; asyncpg raises what the socket does.
+UNREACHABLE = (InterfaceError, OperationalError, OSError)
 
 
 class Base(DeclarativeBase):

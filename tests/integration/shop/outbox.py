@@ -66,7 +66,8 @@ class EventTypes:
     """The events that an outbox takes, by names that stay when a class is renamed.
 
     Args:
-        types: By name, the class, and its field that names the aggregate.
+        types: By name, the class, and its field that names the aggregate. A class that was given
+            a new name has the old one before it: read by both, it is written by the last.
     """
 
     def __init__(self, types: Mapping[str, tuple[type[Event], str]]) -> None:

@@ -8,13 +8,25 @@ fails holds up its aggregate alone, and is a dead letter in the end; then the ne
 import logging
 from time import time
 
-from sqlalchemy import ColumnElement, Float, Update, and_, bindparam, delete, exists, select, update
+from sqlalchemy import (
+    Float,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import UpdateBase
 
 from eventbus import Event, EventBus, HandlerFailure
 
-from .outbox import DeadLetter, EventTypes, StoredEvent, Waiting, under_way
+from .outbox import DeadLetter, EventTypes, Waiting, under_way
 
 ATTEMPTS = 10  # until an event is a dead letter; the pauses are 2, 4, 8 ... 512 seconds
 LEASE = 10.0  # seconds until an event is tried again whose relay has died; handlers have half
@@ -36,25 +48,45 @@ class Relay:
         self._failures: list[HandlerFailure] = []
         self.bus = EventBus(on_error=self._failures.append, handler_timeout=LEASE / 2)
 
-    async def deliver_next(self) -> bool:
-        """Deliver the first event that is due; return False if there is none."""
-        async with self._sessions.begin() as session:
-            row = await session.scalar(TAKE_FIRST, {"now": time()})
-        if row is None:
-            return False
+    async def deliver(self, most: int) -> int:
+        """Deliver what is due, the oldest first; return how many events, at most `most`, it tried.
+
+        What has become of one is written in the transaction that takes the next.
+        """
+        outcome: list[UpdateBase] = []
+        tried = 0
+        while True:
+            async with self._sessions.begin() as session:
+                for statement in outcome:
+                    await session.execute(statement)
+                wanted = tried < most
+                row = await session.scalar(TAKE_FIRST, {"now": time()}) if wanted else None
+            if row is None:
+                return tried
+            outcome = await self._attempt(row)
+            tried += 1
+
+    async def _attempt(self, row: Waiting) -> list[UpdateBase]:
+        """Deliver an event; return the statements that end or postpone it."""
+        # If it was not so long, another relay has the row by now, and the last word on it.
+        mine = and_(Waiting.id == row.id, Waiting.attempts == row.attempts)
         try:
             if row.attempts > ATTEMPTS:
                 raise TimeoutError("the last attempt has ended its process, or taken too long")
             event = self._types.read(row)
-        except Exception as error:  # which would be the same next time
-            await self._finish(row, f"{type(error).__name__}: {error}")
-            return True
-        error = await self._publish(event, row)
-        if error and row.attempts < ATTEMPTS:
-            await self._postpone(row)
+        except Exception as exception:  # which would be the same next time
+            error = f"{type(exception).__name__}: {exception}"
         else:
-            await self._finish(row, error)
-        return True
+            error = await self._publish(event, row)
+            if error and row.attempts < ATTEMPTS:
+                return [update(Waiting).where(mine).values(due=time() + 2**row.attempts)]
+        if not error:
+            return [delete(Waiting).where(mine)]
+        logger.error("event %s, %s, becomes a dead letter", row.id, row.type)
+        columns = Waiting.id, Waiting.type, Waiting.aggregate, Waiting.payload, Waiting.written
+        letter = select(*columns, literal(error)).where(mine)
+        names = [*(column.key for column in columns), "error"]
+        return [insert(DeadLetter).from_select(names, letter), delete(Waiting).where(mine)]
 
     async def _publish(self, event: Event, row: Waiting) -> str:
         """Return what has failed, if anything has; the bus has logged it."""
@@ -63,27 +95,6 @@ class Relay:
         await self.bus.publish(event)
         await self.bus.join()
         return "; ".join(f"{each.handler.name}: {each.exception!r}" for each in self._failures)
-
-    async def _postpone(self, row: Waiting) -> None:
-        async with self._sessions.begin() as session:
-            later = time() + 2**row.attempts
-            await session.execute(update(Waiting).where(_is_still(row)).values(due=later))
-
-    async def _finish(self, row: Waiting, error: str) -> None:
-        """End an event, as a dead letter if there is an error."""
-        async with self._sessions.begin() as session:
-            found = await session.scalar(
-                delete(Waiting).where(_is_still(row)).returning(Waiting.id)
-            )
-            if error and found:
-                columns = {name: getattr(row, name) for name in StoredEvent.__annotations__}
-                session.add(DeadLetter(**columns, error=error))
-                logger.error("event %s, %s, is a dead letter now", row.id, row.type)
-
-
-def _is_still(row: Waiting) -> ColumnElement[bool]:
-    """No other relay has taken the row since, for want of a sign of life."""
-    return and_(Waiting.id == row.id, Waiting.attempts == row.attempts)
 
 
 def _take_first() -> Update:
