@@ -15,7 +15,7 @@ from shop.mail.module import MailModule
 from shop.orders.contracts.events import OrderPlaced
 from shop.orders.module import OrdersModule
 from shop.orders.service import OrderService
-from shop.outbox import Delivery
+from shop.relay import Delivery
 from shop.transactions import in_outbox, on_bus
 from shop.worker import nudging
 from sqlalchemy import select

@@ -12,14 +12,19 @@ from tempfile import TemporaryDirectory
 
 from processes import Process
 
-# Debian's package leaves the binaries off the path, one folder a version.
-POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-# It refuses to run as root; and becoming another user forgets whose death ends it.
+# PostgreSQL refuses to run as root; and becoming another user forgets whose death ends it.
 AS_POSTGRES = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
 
 
 class MissingServerError(Exception):
     """A server is not installed; the message says how to get it."""
+
+
+def find_postgres():
+    """Return the binary, or None; Debian leaves it off the path, in a folder of its version."""
+    on_path = shutil.which("postgres")
+    found = [on_path] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    return Path(found[-1]).resolve() if found else None
 
 
 def free_port():
@@ -50,12 +55,10 @@ def redis():
 @contextmanager
 def postgresql():
     """Run a PostgreSQL on a socket in a folder that nobody else may enter; yield its address."""
-    on_path = shutil.which("postgres")
-    binaries = [Path(on_path).resolve()] if on_path else POSTGRESQL
-    if not binaries:
+    postgres = find_postgres()
+    if postgres is None:
         missing = "postgresql is not installed (Debian: apt-get install postgresql)"
         raise MissingServerError(missing)
-    postgres = binaries[-1]
     user = (*AS_POSTGRES, "--pdeathsig=QUIT") if os.geteuid() == 0 else ()
     with TemporaryDirectory() as folder:
         if user:

@@ -20,11 +20,12 @@ from shop.orders.contracts.events import OrderPlaced
 from shop.orders.models import Order
 from shop.orders.module import OrdersModule
 from shop.orders.service import OrderService
-from shop.outbox import DeadLetter, Delivery, EventTypes, Outbox, Waiting, is_new
-from shop.relay import ATTEMPTS, LEASE, Relay
+from shop.outbox import DeadLetter, EventTypes, Outbox, Waiting
+from shop.relay import ATTEMPTS, LEASE, Delivery, Relay, is_new, under_way
 from shop.transactions import EVENT_TYPES, in_outbox
 from sqlalchemy import select, text, update
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.event import listen
+from sqlalchemy.exc import IntegrityError, InvalidRequestError
 
 from eventbus import Event
 from eventbus.modules import register_modules
@@ -363,6 +364,31 @@ async def test_event_in_two_hands(engine, database, fails):
         assert len(await rows(sessions, DeadLetter.id)) == fails
         assert await rows(sessions, Invoice.order_id) == [1]
         assert await rows(sessions, Waiting.type) == ["invoices.InvoiceIssued"]
+
+
+async def test_handlers_at_the_same_time(engine, database):
+    """Of two that find the same event new, the second fails before it has done anything."""
+    async with open_database(database) as sessions:
+        event, row = OrderPlaced(1), Waiting(id=1, written=time())
+        under_way.set((event, row))
+        noted, found_new = asyncio.Event(), asyncio.Event()
+
+        async def first():
+            async with sessions.begin() as session:
+                assert await is_new(session, event, "handle")
+                noted.set()
+                await found_new.wait()
+
+        async def second():
+            async with sessions.begin() as session:
+                listen(session.sync_session, "before_flush", lambda *_: found_new.set())
+                await is_new(session, event, "handle")
+
+        running = asyncio.create_task(first())
+        await noted.wait()
+        with pytest.raises(IntegrityError):
+            await second()
+        await running
 
 
 @pytest.mark.parametrize(

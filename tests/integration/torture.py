@@ -24,7 +24,8 @@ from shop.database import create_tables, open_database
 from shop.invoices.models import Invoice
 from shop.orders.models import Order
 from shop.orders.service import CREDIT
-from shop.outbox import DeadLetter, Delivery, Waiting
+from shop.outbox import DeadLetter, Waiting
+from shop.relay import Delivery
 from sqlalchemy import func, select
 
 SOLO = (*WORKER, "--pool", "solo", "--hostname")

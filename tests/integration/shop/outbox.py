@@ -2,12 +2,11 @@
 """An outbox: events are rows, written in the transaction of the data, and delivered after it.
 
 `Outbox(session, types)` is a publisher: services that take one do not know the difference. What
-it writes a relay delivers (relay.py), at least once; `is_new` is how handlers tell.
+it has written is delivered by a relay (relay.py), at least once.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from copy import copy
 from time import time
 
@@ -50,16 +49,6 @@ class DeadLetter(StoredEvent, Base):
 
     __tablename__ = "dead_letters"
     error: Mapped[str]
-
-
-class Delivery(Base):
-    """What a handler has done, written in its own transaction: its idempotency key."""
-
-    __tablename__ = "deliveries"
-    event_id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=False)
-    handler: Mapped[str] = mapped_column(primary_key=True)
-    delay: Mapped[float]  # seconds since the event was written
-    repeated: Mapped[int] = mapped_column(default=0)
 
 
 class EventTypes:
@@ -128,21 +117,3 @@ class Outbox:
 
 def _refuse(row: Waiting) -> None:
     raise RuntimeError(f"{row.type} comes after its `deferred()` block; publish it inside")
-
-
-# The event that a relay delivers, and its row; whatever its handlers start is in this context.
-under_way: ContextVar[tuple[Event, StoredEvent] | None] = ContextVar("under_way", default=None)
-
-
-async def is_new(session: AsyncSession, event: Event, handler: str) -> bool:
-    """Tell whether `handler` sees an event for the first time, and note it in its transaction."""
-    delivered, row = under_way.get() or (None, None)
-    if row is None or delivered is not event:
-        return True  # it was published directly
-    known = await session.get(Delivery, (row.id, handler))
-    if known is None:
-        session.add(Delivery(event_id=row.id, handler=handler, delay=time() - row.written))
-    else:
-        known.repeated += 1
-    await session.flush()  # of two at the same time one fails here, before it has done anything
-    return known is None

@@ -6,6 +6,7 @@ fails holds up its aggregate alone, and is a dead letter in the end; then the ne
 """
 
 import logging
+from contextvars import ContextVar
 from time import time
 
 from sqlalchemy import (
@@ -21,17 +22,44 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import Mapped, aliased, mapped_column
 from sqlalchemy.sql.dml import UpdateBase
 
 from eventbus import Event, EventBus, HandlerFailure
 
-from .outbox import DeadLetter, EventTypes, Waiting, under_way
+from .database import Base
+from .outbox import DeadLetter, EventTypes, Id, StoredEvent, Waiting
 
 ATTEMPTS = 10  # until an event is a dead letter; the pauses are 2, 4, 8 ... 512 seconds
 LEASE = 10.0  # seconds until an event is tried again whose relay has died; handlers have half
 
 logger = logging.getLogger(__name__)
+# The event that a relay delivers, and its row; whatever its handlers start is in this context.
+under_way: ContextVar[tuple[Event, StoredEvent] | None] = ContextVar("under_way", default=None)
+
+
+class Delivery(Base):
+    """What a handler has done, written in its own transaction: its idempotency key."""
+
+    __tablename__ = "deliveries"
+    event_id: Mapped[int] = mapped_column(Id, primary_key=True, autoincrement=False)
+    handler: Mapped[str] = mapped_column(primary_key=True)
+    delay: Mapped[float]  # seconds since the event was written
+    repeated: Mapped[int] = mapped_column(default=0)
+
+
+async def is_new(session: AsyncSession, event: Event, handler: str) -> bool:
+    """Tell whether `handler` sees an event for the first time, and note it in its transaction."""
+    delivered, row = under_way.get() or (None, None)
+    if row is None or delivered is not event:
+        return True  # it was published directly
+    known = await session.get(Delivery, (row.id, handler))
+    if known is None:
+        session.add(Delivery(event_id=row.id, handler=handler, delay=time() - row.written))
+    else:
+        known.repeated += 1
+    await session.flush()  # of two at the same time one fails here, before it has done anything
+    return known is None
 
 
 class Relay:

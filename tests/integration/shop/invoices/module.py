@@ -7,7 +7,7 @@ from eventbus import EventBus
 from eventbus.modules import ModuleBase, ModuleMeta
 
 from ..orders.contracts.events import OrderPlaced
-from ..outbox import is_new
+from ..relay import is_new
 from ..transactions import Transactions
 from .contracts.events import InvoicePaid
 from .service import InvoiceService
