@@ -90,6 +90,34 @@ async def test_events_follow_each_other(engine, database):
         assert await rows(sessions, Waiting.id) == await rows(sessions, DeadLetter.id) == []
 
 
+async def test_no_id_is_given_twice(engine, database):
+    """An event that comes when all others are gone is not taken for one of them."""
+    async with open_database(database) as sessions:
+        relay = new_relay(sessions)
+        for order_id in (1, 2):
+            await place(sessions)
+            await relay.deliver(1000)
+            assert order_id in await rows(sessions, Invoice.order_id)
+
+
+async def test_nudge_after_commit(database):
+    """A relay is nudged when there is something to deliver, and it is committed."""
+    async with open_database(database) as sessions:
+        nudges = []
+        transactions = in_outbox(sessions, lambda: nudges.append(1))
+        async with transactions():
+            pass
+        with pytest.raises(ZeroDivisionError):
+            async with transactions() as (_, events):
+                await events.publish(OrderPlaced(1))
+                raise ZeroDivisionError
+        assert nudges == []
+        async with transactions() as (_, events):
+            await events.publish(OrderPlaced(1))
+            assert nudges == []
+        assert nudges == [1]
+
+
 async def test_deferred_block(database):
     """C9: a nested block writes its events when it succeeds, and none when it does not."""
     async with open_database(database) as sessions:
@@ -364,6 +392,47 @@ async def test_event_in_two_hands(engine, database, fails):
         assert len(await rows(sessions, DeadLetter.id)) == fails
         assert await rows(sessions, Invoice.order_id) == [1]
         assert await rows(sessions, Waiting.type) == ["invoices.InvoiceIssued"]
+
+
+async def test_late_failure(engine, database):
+    """A relay that fails after its lease does not touch that of the one that is at it now."""
+    async with open_database(database) as sessions:
+        await place(sessions)
+        slow, quick = Relay(sessions, EVENT_TYPES), Relay(sessions, EVENT_TYPES)
+        started, failed, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def fail(event):
+            started.set()
+            await failed.wait()
+            raise LookupError
+
+        async def work(event):
+            failed.set()
+            await ended.wait()
+
+        slow.bus.subscribe(OrderPlaced, fail)
+        quick.bus.subscribe(OrderPlaced, work)
+        failing = asyncio.create_task(slow.deliver(1))
+        await started.wait()
+        await change(sessions, due=0)
+        working = asyncio.create_task(quick.deliver(1))
+        await failing
+        ((attempts, due),) = await rows(sessions, Waiting.attempts, Waiting.due)
+        assert (attempts, due) == (2, pytest.approx(time() + LEASE, abs=LEASE / 2))
+        ended.set()
+        await working
+        assert await rows(sessions, Waiting.id) == []
+
+
+async def test_handler_that_hangs(database, monkeypatch):
+    """It is cancelled before the lease is over, and has failed."""
+    monkeypatch.setattr("shop.relay.LEASE", 0.1)
+    async with open_database(database) as sessions:
+        await place(sessions)
+        relay = Relay(sessions, EVENT_TYPES)
+        relay.bus.subscribe(OrderPlaced, lambda event: asyncio.Event().wait())
+        assert await relay.deliver(1) == 1
+        assert await rows(sessions, Waiting.attempts) == [1]
 
 
 async def test_handlers_at_the_same_time(engine, database):
