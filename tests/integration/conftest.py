@@ -25,6 +25,8 @@ def start():
 
         def start(*command, **environment):
             process = Process(*command, **environment)
+            # Whatever it has said: pytest shows it if the test has failed.
+            stack.callback(lambda: sys.stdout.write(process.output))
             stack.callback(process.close)
             return process
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -98,7 +97,6 @@ class Process:
             self._kill_group()
             self.wait()
             self._popen.stdout.close()
-            sys.stdout.write(self.output)  # pytest shows it if the test has failed
         eventually(lambda: not self._kill_group())
 
     def _kill_group(self):

@@ -460,11 +460,9 @@ async def test_handlers_at_the_same_time(engine, database):
         await running
 
 
-@pytest.mark.parametrize(
-    "url", ["sqlite+aiosqlite:////nowhere/shop.db", "postgresql+asyncpg://shop@/shop?host=/nowhere"]
-)
-async def test_unreachable_database(url):
-    """A relay says so, by an error that its task knows, and works as soon as there is one."""
+async def test_unreachable_database():
+    """A relay says so by an error that its task knows: asyncpg raises what the socket does."""
+    url = "postgresql+asyncpg://shop@/shop?host=/nowhere"
     async with open_database(url) as sessions:
         with pytest.raises(UNREACHABLE):
             await Relay(sessions, EVENT_TYPES).deliver(1)

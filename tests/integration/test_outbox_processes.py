@@ -37,15 +37,13 @@ def work(broker, start, database, books, tmp_path):
     return work
 
 
-@pytest.mark.parametrize(
-    ("engine", "pool"), [("sqlite", "solo"), ("postgresql", "prefork")], indirect=["engine"]
-)
-def test_nudge(work, open_shop, broker, tmp_path, engine, pool):
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_nudge(work, open_shop, broker, tmp_path, engine):
     """Without a beat, orders over HTTP have their invoices and mails: the commit wakes a relay.
 
     There are more events than one task delivers, two of an order: it wakes another one.
     """
-    process = work("--pool", pool, "--concurrency", "2")
+    process = work("--pool", "prefork", "--concurrency", "2")
     process.wait_for_output(r" ready\.")
     with open_shop(SHOP_BROKER=broker, SHOP_EVENTS="outbox").client() as client:
         order_ids = client.post("/orders", json=[ANN] * (EVENTS // 2 + 1)).json()

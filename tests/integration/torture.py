@@ -13,12 +13,12 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from tempfile import TemporaryDirectory
 
 import httpx
 from figures import measure_direct, measure_outbox
-from processes import BEAT, WORKER, Process
+from processes import BEAT, SECONDS, WORKER, Process
 from servers import MissingServerError, free_port, postgresql, redis, sqlite
 from shop.database import create_tables, open_database
 from shop.invoices.models import Invoice
@@ -31,7 +31,6 @@ from sqlalchemy import func, select
 SOLO = (*WORKER, "--pool", "solo", "--hostname")
 READY = {"web": "Application startup complete", "worker": r" ready\.", "relay": r" ready\."}
 CUSTOMERS = 4
-SECONDS_A_KILL = 10  # if it takes longer, something hangs
 SECONDS_AT_LAST = 120  # until the last event is handled; leases and pauses are shorter
 
 
@@ -105,7 +104,7 @@ class Customers:
     def _shop(self, number):
         chance = random.Random(self._seed + number)
         placed, answers = [], Counter()
-        with httpx.Client(base_url=self._url, timeout=30) as client:
+        with httpx.Client(base_url=self._url, timeout=SECONDS) as client:
             while not self._leaving.wait(chance.uniform(0, 0.1)):
                 orders = [{"customer": "Ann", "cents": 1}] * chance.randint(1, 3)
                 if chance.random() < 0.2:  # the last one is refused, and those before it with it
@@ -126,16 +125,14 @@ def kill_over_and_over(shop, customers, kills, chance):
     """Kill the shop's processes one by one, each shortly after an order was sent; count them."""
     killed = Counter()
     for _ in range(kills):
-        began = time.monotonic()
         name = chance.choice(list(READY))
         shop.wait_for("web", name)  # without the web there are no orders
         customers.sending.clear()
-        customers.sending.wait()
+        assert customers.sending.wait(SECONDS), "nobody orders anything"
         # The commit comes after some milliseconds, the relay takes some more.
         time.sleep(chance.uniform(0, 0.03))
         shop.kill(name)
         killed[name] += 1
-        assert time.monotonic() - began < SECONDS_A_KILL, f"{name} takes too long"
     return killed
 
 
@@ -152,7 +149,8 @@ async def wait_until_empty(sessions):
 async def count(database, placed):
     """Wait for the last event; return the figures of the closing lines, by name."""
     async with open_database(database) as sessions:
-        await wait_until_empty(sessions)
+        with suppress(TimeoutError):
+            await wait_until_empty(sessions)
         async with sessions() as session:
             orders = list(await session.scalars(select(Order.id)))
             invoices = list(await session.scalars(select(Invoice.order_id)))
@@ -160,41 +158,51 @@ async def count(database, placed):
                 "orders": len(orders),
                 "invoices": len(invoices),
                 "lost": len({*orders, *placed} - set(invoices)),
-                "wrong": len(invoices) - len(set(orders) & set(invoices)),
+                "wrong": len(invoices) - len(set(orders) & set(invoices)),  # twice, or no order
                 "undone": await session.scalar(
                     select(func.count(Order.id)).where(Order.customer == "Bob")
                 ),
                 "repeated": await session.scalar(select(func.sum(Delivery.repeated))),
+                "waiting": await session.scalar(select(func.count(Waiting.id))),
                 "dead letters": await session.scalar(select(func.count(DeadLetter.id))),
             }
 
 
-def torture(database, broker, folder, kills, seed, measured):
-    """Run it all; return whether nothing is lost, repeated in effect, or left."""
+def listed(numbers):
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())
+
+
+def torture(database, broker, folder, arguments):
+    """Run it all; return whether nothing is lost, twice there, or left."""
     asyncio.run(create_tables(database))
     shop = Shop(database, broker, folder)
-    customers = Customers(shop.url, seed)
+    customers = Customers(shop.url, arguments.seed)
     with shop.running():
-        print("outbox:", asyncio.run(measure_outbox(database, broker, measured, wait_until_empty)))
-        print("direct:", asyncio.run(measure_direct(database, measured)))
+        measured = measure_outbox(database, broker, arguments.measured, wait_until_empty)
+        print("outbox:", asyncio.run(measured))
+        print("direct:", asyncio.run(measure_direct(database, arguments.measured)), flush=True)
         with customers.shopping():
-            killed = kill_over_and_over(shop, customers, kills, random.Random(seed))
+            chance = random.Random(arguments.seed)
+            killed = kill_over_and_over(shop, customers, arguments.kills, chance)
         shop.wait_for(*READY)
-        counted = asyncio.run(count(database, customers.placed))
-    told = {name: counted.pop(name) for name in ("wrong", "undone", "dead letters")}
-    print("killed:", dict(killed), "answers:", dict(customers.answers))
-    print("that must be none:", told)
-    print(", ".join(f"{name} {number}" for name, number in counted.items()) + f", kills {kills}")
-    return counted["orders"] == counted["invoices"] and not any((counted["lost"], *told.values()))
+        found = asyncio.run(count(database, customers.placed))
+    bad = {name: found.pop(name) for name in ("wrong", "undone", "waiting", "dead letters")}
+    print("killed:", listed(killed))
+    print("answers:", listed(customers.answers))
+    print("must be none:", listed(bad))
+    print(f"{listed(found)}, kills {arguments.kills}")
+    return found["orders"] == found["invoices"] and not any((found["lost"], *bad.values()))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
-    parser.add_argument("--measured", type=int, default=300, help="orders placed to measure")
+    parser.add_argument("--measured", type=int, default=300, help="orders to measure, 2 or more")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     arguments = parser.parse_args()
+    if arguments.measured < 2:
+        parser.error(f"there is no median of {arguments.measured} orders; measure 2 or more")
     print(f"seed {arguments.seed}, {arguments.database}", flush=True)
     try:
         with ExitStack() as stack:
@@ -204,8 +212,7 @@ def main():
                 database = sqlite(folder)
             else:
                 database = stack.enter_context(postgresql())
-            options = arguments.kills, arguments.seed, arguments.measured
-            good = torture(database, broker, folder, *options)
+            good = torture(database, broker, folder, arguments)
     except MissingServerError as error:
         sys.exit(str(error))
     sys.exit(0 if good else 1)
