@@ -315,6 +315,16 @@ async def test_payload_of_another_version(database):
         assert events == [OrderPlaced(1, "EUR")]
 
 
+def test_renamed_event():
+    """A class with two names is written by the last, and read by both."""
+    types = EventTypes({"Placed": (OrderPlaced, "order_id"), "orders.2": (OrderPlaced, "order_id")})
+    row = types.write(OrderPlaced(7))
+    assert row.type == "orders.2"
+    assert types.read(row) == OrderPlaced(7)
+    row.type = "Placed"
+    assert types.read(row) == OrderPlaced(7)
+
+
 async def test_dead_letter_is_moved_back(engine, database):
     """Its id stays, and with it the keys of the handlers that have succeeded."""
     async with open_database(database) as sessions:

@@ -36,8 +36,10 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         nudging() as nudge,
         EventBus() as bus,
     ):
-        durable = environ.get("SHOP_EVENTS") == "outbox"  # or else on this process's bus
-        transactions = in_outbox(sessions, nudge) if durable else on_bus(bus, sessions)
+        ways = {"bus": on_bus(bus, sessions), "outbox": in_outbox(sessions, nudge)}
+        if (way := environ.get("SHOP_EVENTS", "bus")) not in ways:
+            raise ValueError(f"SHOP_EVENTS must be one of {', '.join(ways)}, got {way!r}")
+        transactions = ways[way]
         register_modules(bus, [OrdersModule(), InvoicesModule(transactions, books), MailModule()])
         yield {"bus": bus, "transactions": transactions, "loop": asyncio.get_running_loop()}
         await bus.aclose(timeout=float(environ["SHOP_GRACE_SECONDS"]))
