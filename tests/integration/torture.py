@@ -10,7 +10,6 @@ import asyncio
 import random
 import sys
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -121,19 +120,34 @@ class Customers:
         return placed, answers
 
 
-def kill_over_and_over(shop, customers, kills, chance):
-    """Kill the shop's processes one by one, each shortly after an order was sent; count them."""
+async def kill_over_and_over(shop, customers, database, kills, chance):
+    """Kill the shop's processes one by one, at moments when they are at work; count them."""
     killed = Counter()
-    for _ in range(kills):
-        name = chance.choice(list(READY))
-        shop.wait_for("web", name)  # without the web there are no orders
-        customers.sending.clear()
-        assert customers.sending.wait(SECONDS), "nobody orders anything"
-        # The commit comes after some milliseconds, the relay takes some more.
-        time.sleep(chance.uniform(0, 0.03))
-        shop.kill(name)
-        killed[name] += 1
+    async with open_database(database) as sessions:
+        for _ in range(kills):
+            name = chance.choice(list(READY))
+            shop.wait_for("web", name)  # without the web there are no orders
+            customers.sending.clear()
+            assert customers.sending.wait(SECONDS), "nobody orders anything"
+            if name != "web" and chance.random() < 0.5:
+                await next_invoice(sessions)  # its event is about to be deleted
+            else:  # the commit comes after some milliseconds, the relay takes some more
+                await asyncio.sleep(chance.uniform(0, 0.03))
+            shop.kill(name)
+            killed[name] += 1
     return killed
+
+
+async def next_invoice(sessions):
+    """Wait until there is an invoice more."""
+    first = None
+    async with asyncio.timeout(SECONDS):
+        while True:
+            async with sessions() as session:
+                newest = await session.scalar(select(func.max(Invoice.id)))
+            first = first or newest
+            if newest != first:
+                return
 
 
 async def wait_until_empty(sessions):
@@ -183,7 +197,8 @@ def torture(database, broker, folder, arguments):
         print("direct:", asyncio.run(measure_direct(database, arguments.measured)), flush=True)
         with customers.shopping():
             chance = random.Random(arguments.seed)
-            killed = kill_over_and_over(shop, customers, arguments.kills, chance)
+            work = kill_over_and_over(shop, customers, database, arguments.kills, chance)
+            killed = asyncio.run(work)
         shop.wait_for(*READY)
         found = asyncio.run(count(database, customers.placed))
     bad = {name: found.pop(name) for name in ("wrong", "undone", "waiting", "dead letters")}
