@@ -25,7 +25,7 @@ NEWEST = $(or $(firstword $(foreach version,$(GIL),$(call find,$(version)))),$(O
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help interpreters demo test check lint typing cover cover-run cover-report proof \
-	integration bench bench-quick clean
+	integration torture bench bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -82,8 +82,12 @@ cover-report: $(proof)/ready
 proof: $(proof)/ready ## generated cases, races, soak, every way of installing
 	$(proof)/bin/python -m pytest $(addprefix tests/proof/,$(or $(proofs),.))
 
-integration: $(integration)/ready ## run a small shop on FastAPI, SQLAlchemy and Celery; wants redis-server
+integration: $(integration)/ready ## run a small shop on FastAPI, SQLAlchemy and Celery; wants redis-server, and postgresql
 	$(integration)/bin/python -m pytest -p no:asyncio tests/integration
+
+torture: $(integration)/ready ## kill its processes KILLS=20 times, DATABASE=sqlite or postgresql; SEED=1
+	PYTHONPATH=. $(integration)/bin/python tests/integration/torture.py --kills $(or $(KILLS),20) \
+		--database $(or $(DATABASE),sqlite) $(addprefix --seed ,$(SEED))
 
 bench: $(bench)/ready ## measure, beside the contenders; writes benchmarks/results
 	$(bench)/bin/python benchmarks/run.py

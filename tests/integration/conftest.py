@@ -3,8 +3,6 @@
 
 import asyncio
 import os
-import shutil
-import socket
 import sys
 import threading
 from contextlib import ExitStack, contextmanager
@@ -14,7 +12,10 @@ import httpx
 import pytest
 import shop.app  # noqa: F401, which imports the tables of all modules
 from processes import SECONDS, Process
+from servers import MissingServerError, postgresql, redis, sqlite
 from shop.database import create_tables
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 
 @pytest.fixture
@@ -24,31 +25,69 @@ def start():
 
         def start(*command, **environment):
             process = Process(*command, **environment)
+            # Whatever it has said: pytest shows it if the test has failed.
+            stack.callback(lambda: sys.stdout.write(process.output))
             stack.callback(process.close)
             return process
 
         yield start
 
 
+@contextmanager
+def running(server):
+    """Run a server; without it, skip the test, or fail on CI."""
+    with ExitStack() as stack:
+        try:
+            address = stack.enter_context(server)
+        except MissingServerError as error:
+            pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
+        yield address
+
+
 @pytest.fixture
-def database(tmp_path):
-    """The address of a database with the tables of the shop."""
-    url = f"sqlite+aiosqlite:///{tmp_path}/shop.db"
+def broker():
+    """The address of a Redis of this test's own."""
+    with running(redis()) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def postgresql_server():
+    """The address of a PostgreSQL of this run's own."""
+    with running(postgresql()) as address:
+        yield address
+
+
+@pytest.fixture
+def postgresql_database(postgresql_server):
+    """The address of an empty database in it."""
+
+    async def empty():
+        engine = create_async_engine(postgresql_server)
+        async with engine.begin() as connection:
+            for statement in ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public"):
+                await connection.execute(text(statement))
+        await engine.dispose()
+
+    asyncio.run(empty())
+    return postgresql_server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request):
+    """The kind of database that a test runs on; each has its turn."""
+    return request.param
+
+
+@pytest.fixture
+def database(request, tmp_path):
+    """The address of a database with the tables of the shop: SQLite, or the test's `engine`."""
+    if "engine" in request.fixturenames and request.getfixturevalue("engine") == "postgresql":
+        url = request.getfixturevalue("postgresql_database")
+    else:
+        url = sqlite(tmp_path)
     asyncio.run(create_tables(url))
     return url
-
-
-@pytest.fixture
-def broker(start, tmp_path):
-    """The address of a Redis of this test's own."""
-    if not shutil.which("redis-server"):
-        missing = "redis-server is not installed (Debian: apt-get install redis-server)"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    options = ("--bind", "127.0.0.1", "--port", port, "--dir", str(tmp_path), "--save", "")
-    start("redis-server", *options).wait_for_output("Ready to accept connections")
-    return f"redis://127.0.0.1:{port}/0"
 
 
 class Books(ThreadingHTTPServer):

@@ -7,13 +7,16 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 SECONDS = 30  # that anything may take
+# A worker that says when it is ready, and is so soon; the scheduler is one that keeps no file.
+QUICKLY = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+WORKER = ("celery", "--app", "shop.worker", "worker", "--loglevel", "INFO", *QUICKLY)
+BEAT = ("--beat", "--scheduler", "celery.beat:Scheduler")
 
 
 def eventually(condition):
@@ -72,11 +75,17 @@ class Process:
         """Send a signal to the process, but not to its children."""
         self._popen.send_signal(number)
 
-    def wait(self):
+    def wait(self, seconds=SECONDS):
         """Wait for the end of the process; return its status."""
-        status = self._popen.wait(SECONDS)
+        status = self._popen.wait(seconds)
         self._reader.join(SECONDS)
         return status
+
+    def kill(self):
+        """Kill the process and its children, with no time to clean up."""
+        self._kill_group()
+        self.wait()
+        self._popen.stdout.close()
 
     def close(self):
         """End the process, and see that neither it nor a child of it is left."""
@@ -88,7 +97,6 @@ class Process:
             self._kill_group()
             self.wait()
             self._popen.stdout.close()
-            sys.stdout.write(self.output)  # pytest shows it if the test has failed
         eventually(lambda: not self._kill_group())
 
     def _kill_group(self):

@@ -14,7 +14,7 @@ BOOK = "shop.invoices.module.InvoicesModule.book"
 
 def test_enqueued_task_survives_its_process(open_shop, start, broker, tmp_path):
     """What a handler has enqueued is done by a worker, though the server was killed at once."""
-    settings = {"SHOP_BROKER": broker, "SHOP_OUTBOX": str(tmp_path)}
+    settings = {"SHOP_BROKER": broker, "SHOP_MAILS": str(tmp_path)}
     shop = open_shop(**settings)
     with shop.client() as client:
         assert client.post("/orders", json=[ANN]).json() == [1]

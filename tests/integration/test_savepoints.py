@@ -8,6 +8,7 @@ from shop.invoices.module import InvoicesModule
 from shop.orders.models import Order
 from shop.orders.module import OrdersModule
 from shop.orders.service import OrderService
+from shop.transactions import on_bus
 from sqlalchemy import select
 
 from eventbus import EventBus, Publisher
@@ -44,7 +45,7 @@ async def test_savepoints(database, outer_fails):
     """A savepoint that is rolled back drops its events alone; the outer rollback drops them all."""
     failures = []
     async with open_database(database) as sessions, EventBus(on_error=failures.append) as bus:
-        register_modules(bus, [OrdersModule(), InvoicesModule(sessions, books=None)])
+        register_modules(bus, [OrdersModule(), InvoicesModule(on_bus(bus, sessions), books=None)])
         try:
             async with bus.deferred() as events, sessions.begin() as session:
                 # Before the first savepoint: sqlite3 begins a transaction with a change only.

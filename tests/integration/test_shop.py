@@ -8,6 +8,7 @@ from shop.invoices.models import Invoice
 from shop.invoices.module import InvoicesModule
 from shop.orders.module import OrdersModule
 from shop.orders.service import OrderService
+from shop.transactions import on_bus
 from sqlalchemy import select
 from sqlalchemy.exc import NoResultFound
 
@@ -50,7 +51,7 @@ async def test_handlers_see_what_is_committed(database, deferred):
     """C9: published before the commit, an event reaches handlers that cannot see its row yet."""
     failures = []
     async with open_database(database) as sessions, EventBus(on_error=failures.append) as bus:
-        register_modules(bus, [OrdersModule(), InvoicesModule(sessions, books=None)])
+        register_modules(bus, [OrdersModule(), InvoicesModule(on_bus(bus, sessions), books=None)])
         if deferred:
             async with bus.deferred() as events, sessions.begin() as session:
                 await OrderService(session, events).place("Ann", 10_00)

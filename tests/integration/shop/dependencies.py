@@ -27,21 +27,26 @@ Bus = Annotated[EventBus, Depends(get_bus)]
 Loop = Annotated[AbstractEventLoop, Depends(get_loop)]
 
 
-async def get_events(bus: Bus) -> AsyncIterator[Publisher]:
-    """Publish the request's events when its transaction is committed, and not if it is not."""
-    async with bus.deferred() as events:
-        yield events
+async def get_transaction(request: Request) -> AsyncIterator[tuple[AsyncSession, Publisher]]:
+    """Commit when the route returns; events are published then, and not if it fails."""
+    async with request.state.transactions() as transaction:
+        yield transaction
 
 
 # The scope "function" ends a dependency before the response is sent. The default would tell the
 # client that all went well, and commit and publish afterwards.
-Events = Annotated[Publisher, Depends(get_events, scope="function")]
+Transaction = Annotated[tuple[AsyncSession, Publisher], Depends(get_transaction, scope="function")]
 
 
-async def get_session(request: Request, _events: Events) -> AsyncIterator[AsyncSession]:
-    """Commit when the route returns; ask for `Events`, so that they are still to be published."""
-    async with request.state.sessions.begin() as session:
-        yield session
+async def get_session(transaction: Transaction) -> AsyncSession:
+    """Return the request's session, which its dependency commits."""
+    return transaction[0]
 
 
-Session = Annotated[AsyncSession, Depends(get_session, scope="function")]
+async def get_events(transaction: Transaction) -> Publisher:
+    """Return the publisher that belongs to the request's transaction."""
+    return transaction[1]
+
+
+Session = Annotated[AsyncSession, Depends(get_session)]
+Events = Annotated[Publisher, Depends(get_events)]

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The module of the invoices."""
 
-from functools import partial
-
 import httpx
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from eventbus import EventBus
 from eventbus.modules import ModuleBase, ModuleMeta
 
 from ..orders.contracts.events import OrderPlaced
+from ..relay import is_new
+from ..transactions import Transactions
 from .contracts.events import InvoicePaid
 from .service import InvoiceService
 
@@ -19,19 +18,20 @@ class InvoicesModule(ModuleBase):
 
     meta = ModuleMeta("invoices", depends_on=("orders",))
 
-    def __init__(self, sessions: async_sessionmaker[AsyncSession], books: httpx.AsyncClient):
-        self._sessions = sessions
+    def __init__(self, transactions: Transactions, books: httpx.AsyncClient):
+        self._transactions = transactions
         self._books = books
 
     def register_event_handlers(self, bus: EventBus) -> None:
         """Subscribe both handlers."""
-        bus.subscribe(OrderPlaced, partial(self.issue, bus))
+        bus.subscribe(OrderPlaced, self.issue)
         bus.subscribe(InvoicePaid, self.book)
 
-    async def issue(self, bus: EventBus, event: OrderPlaced) -> None:
-        """Issue the invoice of an order, in a transaction of its own."""
-        async with bus.deferred() as events, self._sessions.begin() as session:
-            await InvoiceService(session, events).issue(event.order_id)
+    async def issue(self, event: OrderPlaced) -> None:
+        """Issue the invoice of an order, in a transaction of its own, and once."""
+        async with self._transactions() as (session, events):
+            if await is_new(session, event, "invoices.issue"):
+                await InvoiceService(session, events).issue(event.order_id)
 
     async def book(self, event: InvoicePaid) -> None:
         """Tell the bookkeepers, who may take their time."""
