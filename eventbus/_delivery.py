@@ -14,6 +14,7 @@ from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 from functools import partial
+from inspect import CORO_CLOSED, getcoroutinestate
 from types import CoroutineType
 from typing import Any, Protocol
 
@@ -53,7 +54,7 @@ class Publication:
     parent: "Publication | None"  # the level above; None once finished, lest a whole chain is kept
     depth: int  # of the chain, 1 if outermost; 0 once finished. May count levels that have finished
     owner: "Future[None] | _Backlog | None"  # whom to tell of the last end; the first, if awaited
-    running: int  # handlers that have begun and not ended, and whatever else is to be waited for
+    running: int  # handlers, and other ends, that are waited for; 0 while they are being started
     task: Task[None] | None  # of the first handler to run on, held lest it is garbage-collected
     more: list[Task[None]] | None  # of the next ones; a list of one would double the memory
     stop: BaseException | None  # why the handlers were cancelled, if they were
@@ -82,10 +83,8 @@ class Publication:
         task = asyncio.current_task()
         if task is not None and not task.cancelling():  # nobody asked: it is the handler's own
             return False
-        if self.stop is not None:
-            return True
-        if self.owner is None:
-            return False
+        if self.stop is not None or self.owner is None:
+            return self.stop is not None
         if isinstance(self.owner, Future):
             return self.owner.cancelled()
         late = partial(failed, target, self.event, exc, chain_to(self), _end_loop)
@@ -94,9 +93,8 @@ class Publication:
     def survives(self, target: CompiledHandler) -> bool:
         """Return whether a task outlives what its handler raises now: a failure, then reported."""
         exc = sys.exception()
-        if exc is None or isinstance(exc, GeneratorExit):  # the loop is gone
-            return False
-        if isinstance(exc, CancelledError) and self.has_cancelled(target, exc):
+        cancelled = isinstance(exc, CancelledError) and self.has_cancelled(target, exc)
+        if cancelled or exc is None or isinstance(exc, GeneratorExit):  # the loop is gone
             return False
         self.failed(target, exc)
         return True
@@ -120,7 +118,10 @@ class Publication:
         return [] if self.task is None else [self.task, *(self.more or ())]
 
     def ended(self) -> None:
-        """Tell of the end of the last handler."""
+        """Take note that a handler has ended, and tell of the end of the last."""
+        self.running -= 1
+        if self.running:
+            return
         self.task = self.more = None
         if isinstance(self.owner, Future):
             if not (self.owner.done() or self.owner.get_loop().is_closed()):
@@ -131,11 +132,11 @@ class Publication:
     def task_ended(self, target: CompiledHandler, begun: list[bool], task: Task[None]) -> None:
         """See to the end of a factory's task, in which the handler may never have begun."""
         failure = CancelledError("its task ended before its first step")
-        if not (begun or (task.cancelled() and self.has_cancelled(target, failure))):
-            self.failed(target, failure)
-        self.running -= 1
-        if not self.running:
+        if not begun:
+            if not (task.cancelled() and self.has_cancelled(target, failure)):
+                self.failed(target, failure)
             self.ended()
+        self.ended()
 
     def finish(self) -> None:
         """Leave the chain: what has this in its context, and lives on, starts one of its own."""
@@ -187,6 +188,7 @@ def deliver(
     level above, and `backlog` whom to tell of the end of the last one, if nobody awaits it.
     """
     publication: Publication | None = None
+    running = 0
     in_place = eager or route.in_place
     for target in route.handlers:
         if publication is not None and publication.stop is not None:
@@ -212,23 +214,22 @@ def deliver(
             publication.parent = parent
             publication.depth = 1 if parent is None else parent.depth + 1
             publication.owner = backlog
-            publication.running = 1  # this; the last handler's end is not to be told meanwhile
+            publication.running = 0
             publication.task = publication.more = publication.stop = None
             context.run(set_current, publication)
-        if target.context is None:
-            own = context.copy()
-        else:
-            own = target.context
+        own = context.copy() if target.context is None else target.context
+        if target.context is not None:
             own.run(set_current, publication)
         if not eager:
-            _schedule(loop, target, publication, own)
+            running += _schedule(loop, target, publication, own)
             continue
         body = run_handler(target, publication, None)
         task = _EagerTask(body, loop=loop, name=target.handler.name, context=own, eager_start=True)
         if not task.done():
             publication.hold(task)
+            running += 1
     if publication is not None:
-        publication.running -= 1
+        publication.running = running
     return publication
 
 
@@ -257,8 +258,8 @@ def _end_loop(exc: BaseException) -> None:
 
 def _schedule(
     loop: AbstractEventLoop, target: CompiledHandler, publication: Publication, context: Context
-) -> None:
-    """Have the loop start a handler's task; if that cannot be made, the handler has failed."""
+) -> int:
+    """Have the loop start a handler's task; return for how many ends to wait."""
     has_factory = loop.get_task_factory() is not None
     begun: list[bool] = []
 
@@ -270,7 +271,7 @@ def _schedule(
         if not has_factory:
             body.send(None)  # to where the first step of its task goes on, or a cancellation
             publication.hold(Task(body, loop=loop, name=target.handler.name, context=context))
-            return
+            return 1
         if target.context is None:  # the task copies the current one: not every factory takes one
             made: Any = context.run(loop.create_task, body, name=target.handler.name)
         else:
@@ -278,16 +279,16 @@ def _schedule(
     except Exception as exc:  # noqa: BLE001 - whatever a task factory raises
         body.close()
         context.run(publication.failed, target, exc)
-        return
-    if not (begun and made.done()):
-        publication.running += 1  # it may not begin the handler, and end after it
-        publication.hold(made)
-        made.add_done_callback(partial(publication.task_ended, target, begun), context=context)
+        return 0
+    if begun and made.done():
+        return 0
+    publication.hold(made)
+    made.add_done_callback(partial(publication.task_ended, target, begun), context=context)
+    return 1 if getcoroutinestate(body) == CORO_CLOSED else 2  # the handler's end, and the task's
 
 
 async def run_handler(target: CompiledHandler, publication: Publication, begin: _Begin) -> None:
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
-    publication.running += 1
     try:
         if begin is not None:
             await begin()
@@ -301,6 +302,5 @@ async def run_handler(target: CompiledHandler, publication: Publication, begin: 
         if not publication.survives(target):
             raise
     finally:
-        publication.running -= 1
-        if not publication.running:
+        if publication.running:
             publication.ended()
