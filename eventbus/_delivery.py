@@ -47,7 +47,7 @@ class _Backlog(Protocol):
 class Publication:
     """One event under way: its place in a chain, its running handlers, and whom to tell."""
 
-    __slots__ = ("depth", "event", "more", "owner", "parent", "running", "stop", "task")
+    __slots__ = ("depth", "event", "held", "owner", "parent", "running", "stop")
 
     # `deliver` sets them: `__init__` would cost more than they do.
     event: Event
@@ -55,8 +55,7 @@ class Publication:
     depth: int  # of the chain, 1 if outermost; 0 once finished. May count levels that have finished
     owner: "Future[None] | _Backlog | None"  # whom to tell of the last end; the first, if awaited
     running: int  # handlers, and other ends, that are waited for; 0 while they are being started
-    task: Task[None] | None  # of the first handler to run on, held lest it is garbage-collected
-    more: list[Task[None]] | None  # of the next ones; a list of one would double the memory
+    held: Task[None] | list[Task[None]] | None  # of handlers that run on, lest they are collected
     stop: BaseException | None  # why the handlers were cancelled, if they were
 
     async def wait(self) -> None:
@@ -106,23 +105,23 @@ class Publication:
         failed(target, self.event, exc, chain_to(self) or (type(self.event),), end)
 
     def hold(self, task: Task[None]) -> None:
-        """Keep a handler's task until the last handler has ended."""
-        if self.task is None:
-            self.task = task
+        """Keep a handler's task until the last handler has ended; one alone without a list."""
+        if isinstance(self.held, list):
+            self.held.append(task)
         else:
-            self.more = self.more or []
-            self.more.append(task)
+            self.held = task if self.held is None else [self.held, task]
 
     def tasks(self) -> list[Task[None]]:
         """Return the tasks of handlers that did not end at once."""
-        return [] if self.task is None else [self.task, *(self.more or ())]
+        held = [] if self.held is None else self.held
+        return held if isinstance(held, list) else [held]
 
     def ended(self) -> None:
         """Take note that a handler has ended, and tell of the end of the last."""
         self.running -= 1
         if self.running:
             return
-        self.task = self.more = None
+        self.held = None
         if isinstance(self.owner, Future):
             if not (self.owner.done() or self.owner.get_loop().is_closed()):
                 self.owner.set_result(None)
@@ -215,7 +214,7 @@ def deliver(
             publication.depth = 1 if parent is None else parent.depth + 1
             publication.owner = backlog
             publication.running = 0
-            publication.task = publication.more = publication.stop = None
+            publication.held = publication.stop = None
             context.run(set_current, publication)
         own = context.copy() if target.context is None else target.context
         if target.context is not None:
