@@ -11,11 +11,11 @@
 import asyncio
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task, get_running_loop
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, ContextVar
 from functools import partial
 from inspect import CORO_CLOSED, getcoroutinestate
-from types import CoroutineType
+from types import CoroutineType, coroutine
 from typing import Any, Protocol
 
 from ._event import Event
@@ -29,10 +29,9 @@ _EagerTask: Callable[..., Task[Any]] = Task
 
 _Begin = Callable[[], Awaitable[None]] | None
 _End = Callable[[BaseException], object]
-_yield_once = partial(asyncio.sleep, 0)
 
-# Tasks that start eagerly nest on the stack. At every so many levels of a chain the publisher takes
-# a trip through the loop first, and goes on with the loop's short stack.
+# At every so many levels of a chain, whose eager tasks nest, the publisher first takes a trip
+# through the loop, with its short stack.
 LEVELS_PER_TRIP = 8
 
 
@@ -241,9 +240,8 @@ def failed(
             report(target, event, exc, chain)
             return
     except BaseException as error:  # noqa: BLE001 - as above
-        end(error)
-    else:
-        end(exc)
+        exc = error
+    end(exc)
 
 
 def end_publisher(exc: BaseException) -> None:
@@ -261,11 +259,8 @@ def _schedule(
     """Have the loop start a handler's task; return for how many ends to wait."""
     has_factory = loop.get_task_factory() is not None
     begun: list[bool] = []
-
-    async def note_begin() -> None:
-        begun.append(True)
-
-    body = run_handler(target, publication, note_begin if has_factory else _yield_once)
+    begin = partial(_note, begun) if has_factory else _yield_once
+    body = run_handler(target, publication, begin)
     try:
         if not has_factory:
             body.send(None)  # to where the first step of its task goes on, or a cancellation
@@ -284,6 +279,15 @@ def _schedule(
     publication.hold(made)
     made.add_done_callback(partial(publication.task_ended, target, begun), context=context)
     return 1 if getcoroutinestate(body) == CORO_CLOSED else 2  # the handler's end, and the task's
+
+
+async def _note(begun: list[bool]) -> None:
+    begun.append(True)
+
+
+@coroutine
+def _yield_once() -> Generator[None, None, None]:
+    yield
 
 
 async def run_handler(target: CompiledHandler, publication: Publication, begin: _Begin) -> None:

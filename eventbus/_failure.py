@@ -11,8 +11,6 @@ from traceback import walk_tb
 from ._event import Event
 from ._handler import CompiledHandler, Handler
 
-_PACKAGE = __name__.rpartition(".")[0]
-
 Chain = tuple[type[Event], ...]
 
 
@@ -75,7 +73,7 @@ def _repeating_part(chain: Chain) -> Chain:
 @cache
 def logger() -> logging.Logger:
     """Return the package's logger; one that exists when logging is configured would be disabled."""
-    return logging.getLogger(_PACKAGE)
+    return logging.getLogger(__name__.rpartition(".")[0])
 
 
 def report(target: CompiledHandler, event: Event, exception: BaseException, chain: Chain) -> None:
