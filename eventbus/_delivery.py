@@ -259,8 +259,7 @@ def _schedule(
     """Have the loop start a handler's task; return for how many ends to wait."""
     has_factory = loop.get_task_factory() is not None
     begun: list[bool] = []
-    begin = partial(_note, begun) if has_factory else _yield_once
-    body = run_handler(target, publication, begin)
+    body = run_handler(target, publication, partial(_note, begun) if has_factory else _yield_once)
     try:
         if not has_factory:
             body.send(None)  # to where the first step of its task goes on, or a cancellation
@@ -270,15 +269,16 @@ def _schedule(
             made: Any = context.run(loop.create_task, body, name=target.handler.name)
         else:
             made = loop.create_task(body, name=target.handler.name, context=context)
-    except Exception as exc:  # noqa: BLE001 - whatever a task factory raises
+    except BaseException as exc:  # noqa: BLE001 - whatever a task factory raises
         body.close()
         context.run(publication.failed, target, exc)
         return 0
-    if begun and made.done():
+    has_ended = begun and getcoroutinestate(body) == CORO_CLOSED
+    if has_ended and made.done():
         return 0
     publication.hold(made)
     made.add_done_callback(partial(publication.task_ended, target, begun), context=context)
-    return 1 if getcoroutinestate(body) == CORO_CLOSED else 2  # the handler's end, and the task's
+    return 1 if has_ended else 2  # the handler's end, and the task's, which may come first
 
 
 async def _note(begun: list[bool]) -> None:

@@ -2,6 +2,7 @@
 """C4.9: with a task factory, or on uvloop, everything is the same."""
 
 import asyncio
+import sys
 
 import pytest
 from support import (
@@ -206,6 +207,63 @@ async def test_wrapper_cancelled_after_the_handler(bus, errors):
     await join(bus)
     assert len(done) == 2
     assert len(errors) == 0
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no task starts eagerly")
+@pytest.mark.parametrize("background", [False, True])
+async def test_factorys_task_that_has_ended_before_the_handler(bus, background):
+    """C4.1, C6.1: it is the handler that is waited for, whatever task the factory returns."""
+    done, tasks = [], []
+
+    async def nothing():
+        pass
+
+    def factory(loop, coro, **options):
+        tasks.append(asyncio.Task(coro, loop=loop, eager_start=True, **options))
+        return asyncio.Task(nothing(), loop=loop, eager_start=True)
+
+    async def handler(event):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        done.append(event)
+
+    bus.subscribe(OrderPlaced, handler)
+    use(factory)
+    if background:
+        bus.publish_nowait(OrderPlaced())
+        await bus.join()
+    else:
+        await bus.publish(OrderPlaced())
+    assert len(done) == 1
+
+
+async def test_factory_that_ends_the_program(bus):
+    """C4.5: the handlers that have started are cancelled and awaited before that is raised."""
+    log = []
+
+    def factory(loop, coro, **options):
+        if log:
+            raise KeyboardInterrupt
+        log.append("a task is made")
+        return plain_factory(loop, coro, **options)
+
+    async def handler(event):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.append("the handler has ended")
+
+    async def other(event):
+        raise AssertionError
+
+    bus.subscribe(OrderPlaced, handler)
+    bus.subscribe(OrderPlaced, other)
+    use(factory)
+    with pytest.raises(KeyboardInterrupt):
+        await bus.publish(OrderPlaced())
+    use(None)
+    assert log[0] == "a task is made"
+    assert all(task is asyncio.current_task() for task in asyncio.all_tasks())
 
 
 # Loops
