@@ -36,7 +36,7 @@ class Target:
         module_name, _, path = name.partition(":")
         if not all(map(str.isidentifier, [*module_name.split("."), *path.split(".")])):
             raise MapError(f"expected package.module:attribute, as in shop.app:app, got {name!r}")
-        self.application = Application(module_name)
+        self.application: Application = Application(module_name)
         sys.path.insert(0, str(Path.cwd()))
         with self._explained(f"cannot import {module_name}"):
             self._found: Any = importlib.import_module(module_name)

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import logging
 import re
+import signal
 import sys
 import textwrap
 import weakref
@@ -134,6 +135,14 @@ def company(tmp_path, monkeypatch):
 def command(company):
     """The command line, run in this process and in that folder."""
     return importlib.import_module(f"{PACKAGE}.__main__").main
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, though whoever has started the tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

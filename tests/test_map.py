@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -447,14 +448,19 @@ def test_application_that_goes_on_after_its_failure(company, command, capsys):
 # Processes
 
 
+@contextmanager
 def start(*arguments, **options):
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-W", "error", "-m", PACKAGE, "map", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
         stderr=subprocess.PIPE,
         encoding="utf-8",
         **options,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # should it hang
 
 
 def test_map_in_a_process_of_its_own(shop):
@@ -489,7 +495,7 @@ finally:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C goes to all processes")
-def test_ctrl_c_ends_a_start_that_hangs(company):
+def test_ctrl_c_ends_a_start_that_hangs(company, interruptible):
     """Section 5: Ctrl-C ends it, lets the application clean up, and leaves one line."""
     company("app", in_lifespan(HANGING))
     with start("company.app:app", stdout=subprocess.PIPE) as process:

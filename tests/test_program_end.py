@@ -268,14 +268,6 @@ def test_program_interrupted_before_handlers_start(bus, errors, factory):
     assert [record.getMessage() for record in errors] == []
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C interrupts, though whoever has started the tests in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @with_and_without_factories
 def test_ctrl_c_logs_no_failure(bus, errors, factory, interruptible):
     """C4.5: Ctrl-C cancels the main task, and with it the handlers it waits for."""
