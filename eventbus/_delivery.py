@@ -30,8 +30,7 @@ _EagerTask: Callable[..., Task[Any]] = Task
 _Begin = Callable[[], Awaitable[None]] | None
 _End = Callable[[BaseException], object]
 
-# At every so many levels of a chain, whose eager tasks nest, the publisher first takes a trip
-# through the loop, with its short stack.
+# Levels of a chain, whose eager tasks nest, between two trips through the loop's short stack.
 LEVELS_PER_TRIP = 8
 
 
@@ -124,7 +123,8 @@ class Publication:
         if isinstance(self.owner, Future):
             if not (self.owner.done() or self.owner.get_loop().is_closed()):
                 self.owner.set_result(None)
-        elif self.owner is not None:
+        else:
+            assert self.owner is not None  # if anybody awaits the event, by now there is a future
             self.owner.finish(self)
 
     def task_ended(self, target: CompiledHandler, begun: list[bool], task: Task[None]) -> None:
