@@ -81,9 +81,8 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
 
     The payload stays out of the message: it may be private, or large.
     """
-    if logger().isEnabledFor(logging.ERROR):
-        arguments = (target.handler.name, type(event).__qualname__, _format(chain))
-        _log(exception, "handler %s failed on %s (published as %s)", arguments)
+    names = (target.handler.name, type(event).__qualname__, _format(chain))
+    _log(exception, "handler %s failed on %s (published as %s)", names)
     if target.on_error is None:
         return
     try:
@@ -92,16 +91,16 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
         _log(error, "on_error raised on the failure of handler %s", (target.handler.name,))
 
 
-def _log(exception: BaseException, message: str, arguments: tuple[str, ...]) -> None:
+def _log(exception: BaseException, message: str, args: tuple[str, ...]) -> None:
     """Log at ERROR, as of the place where the exception was raised; on stderr if that fails."""
+    if not logger().isEnabledFor(logging.ERROR):
+        return
     file, line, function = "(unknown file)", 0, None
     for frame, number in walk_tb(exception.__traceback__):
         file, line, function = frame.f_code.co_filename, number, frame.f_code.co_name
     log, info = logger(), (type(exception), exception, exception.__traceback__)
     try:
-        record = log.makeRecord(
-            log.name, logging.ERROR, file, line, message, arguments, info, function
-        )
+        record = log.makeRecord(log.name, logging.ERROR, file, line, message, args, info, function)
         log.handle(record)
     except Exception as error:  # noqa: BLE001
         sys.excepthook(type(error), error, error.__traceback__)

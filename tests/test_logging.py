@@ -342,3 +342,20 @@ async def test_broken_log_and_broken_on_error(logger, monkeypatch, publish):
     await publish(bus, OrderPlaced())
     assert len(finished) == 1
     assert hooked == [OSError] * 2
+
+
+async def test_log_that_is_switched_off():
+    """C4.4: an application that wants no errors logged gets none, an `on_error`'s included."""
+    log, handler, records = logging.getLogger(PACKAGE), logging.Handler(), []
+    handler.emit = records.append
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        bus = EventBus(on_error=lambda failure: int("on_error"))
+        bus.subscribe(OrderPlaced, lambda event: int("handler"))
+        await bus.publish(OrderPlaced())
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+    assert records == []
