@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from contextvars import Context
 
-from ._delivery import Publication, deliver, get_current, starts_eagerly
+from ._delivery import EAGER, Publication, deliver, get_current
 from ._event import Event
 from ._failure import logger
 from ._handler import Route
@@ -73,7 +73,7 @@ class Backlog:
     def _drain(self) -> None:
         loop, queue = self.loop, self.queue
         budget = _BATCH
-        eager = starts_eagerly(loop)
+        eager = EAGER and loop.get_task_factory() is None
         _busy.add(self)
         self._delivering = True
         try:
@@ -86,7 +86,7 @@ class Backlog:
                 if publication.running:
                     self._running[publication] = None
                 else:
-                    publication.finish()
+                    publication.depth = 0
                     if self._joining:  # a task of a handler waits there, though it has finished
                         self._joining.pop(publication, None)
                 if not eager and queue and queue[0][1].in_place:
@@ -104,7 +104,7 @@ class Backlog:
         """Take note that the last handler of an event has ended."""
         del self._running[publication]
         self._joining.pop(publication, None)
-        publication.finish()
+        publication.depth = 0
         self._wake_joiners()
 
     def _wake_joiners(self) -> None:

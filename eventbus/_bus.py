@@ -18,6 +18,7 @@ from ._backlog import Backlog, backlog_of
 from ._checks import check_event_type, check_limits, running_loop
 from ._deferred import DeferredPublisher, Publisher
 from ._delivery import (
+    EAGER,
     LEVELS_PER_TRIP,
     chain_to,
     check_depth,
@@ -26,7 +27,6 @@ from ._delivery import (
     failed,
     get_current,
     set_current,
-    starts_eagerly,
 )
 from ._event import Event
 from ._failure import HandlerFailure
@@ -207,15 +207,19 @@ class EventBus(Decorating):
             route.in_place = False
             following = route.handlers.index(target) + 1
             route = Route((first, *route.handlers[following:]))
-        loop = running_loop("publish, to async handlers,")
-        eager, context = starts_eagerly(loop), copy_context()
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            loop = running_loop("publish, to async handlers,")
+        eager, context = EAGER and loop.get_task_factory() is None, copy_context()
         publication = deliver(event, route, loop, eager, context, parent, None)
         assert publication is not None  # there is an async handler
         try:
             if publication.running or publication.stop is not None:
                 await publication.wait()
         finally:
-            publication.finish()
+            publication.depth = 0
+            publication.parent = publication.stop = None
 
     def publish_nowait(self, event: Event) -> None:
         """Schedule the handlers of the event on the running loop, and return.
@@ -321,8 +325,7 @@ class EventBus(Decorating):
         """
         loop = get_running_loop()
         backlog = self._backlogs.get(loop)
-        if timeout is None:
-            timeout = math.inf
+        timeout = math.inf if timeout is None else timeout
         in_time = backlog is None or await backlog.join(timeout)
         self._registry.close()
         handlers = [each for kind in self.event_types() for each in self.handlers(kind)]

@@ -23,8 +23,9 @@ from ._failure import Chain, EventCycleError, report
 from ._handler import CompiledHandler, Route, must_await
 from ._loop_end import LoopEnd
 
+# Whether a task can have its first step at once. On a loop with a task factory none has.
+EAGER = sys.version_info >= (3, 12)
 # Loosely typed, since `eager_start` is unknown to the checkers of Python 3.11, which has it not.
-_EAGER = sys.version_info >= (3, 12)
 _EagerTask: Callable[..., Task[Any]] = Task
 
 _Begin = Callable[[], Awaitable[None]] | None
@@ -45,10 +46,10 @@ class _Backlog(Protocol):
 class Publication:
     """One event under way: its place in a chain, its running handlers, and whom to tell."""
 
-    __slots__ = ("depth", "event", "held", "owner", "parent", "running", "stop")
+    __slots__ = ("depth", "event_type", "held", "owner", "parent", "running", "stop")
 
     # `deliver` sets them: `__init__` would cost more than they do.
-    event: Event
+    event_type: type[Event]
     parent: "Publication | None"  # the level above; None once finished, lest a whole chain is kept
     depth: int  # of the chain, 1 if outermost; 0 once finished. May count levels that have finished
     owner: "Future[None] | _Backlog | None"  # whom to tell of the last end; the first, if awaited
@@ -59,7 +60,7 @@ class Publication:
     async def wait(self) -> None:
         """Wait for the last handler; raise what the publisher, or the program, is to end with."""
         while self.running:
-            waiter = self.owner = Future(loop=get_running_loop())
+            waiter = self.owner = Future()
             try:
                 await waiter
             except CancelledError as exc:
@@ -75,7 +76,7 @@ class Publication:
             for task in self.tasks():
                 task.cancel()
 
-    def has_cancelled(self, target: CompiledHandler, exc: CancelledError) -> bool:
+    def has_cancelled(self, target: CompiledHandler, event: Event, exc: CancelledError) -> bool:
         """Return whether publisher, bus or loop's end has cancelled a handler; else it failed."""
         task = asyncio.current_task()
         if task is not None and not task.cancelling():  # nobody asked: it is the handler's own
@@ -84,23 +85,23 @@ class Publication:
             return self.stop is not None
         if isinstance(self.owner, Future):
             return self.owner.cancelled()
-        late = partial(failed, target, self.event, exc, chain_to(self), _end_loop)
+        late = partial(failed, target, event, exc, chain_to(self), _end_loop)
         return self.owner.loop_end.has_cancelled(target.handler.name, late)
 
-    def survives(self, target: CompiledHandler) -> bool:
-        """Return whether a task outlives what its handler raises now: a failure, then reported."""
-        exc = sys.exception()
-        cancelled = isinstance(exc, CancelledError) and self.has_cancelled(target, exc)
-        if cancelled or exc is None or isinstance(exc, GeneratorExit):  # the loop is gone
+    def survives(self, target: CompiledHandler, event: Event, exc: BaseException) -> bool:
+        """Return whether a task outlives what its handler raises: a failure, then reported."""
+        if isinstance(exc, GeneratorExit):  # the loop is gone
             return False
-        self.failed(target, exc)
+        if isinstance(exc, CancelledError) and self.has_cancelled(target, event, exc):
+            return False
+        self.failed(target, event, exc)
         return True
 
-    def failed(self, target: CompiledHandler, exc: BaseException) -> None:
+    def failed(self, target: CompiledHandler, event: Event, exc: BaseException) -> None:
         """Report a failed handler, or have the publisher raise what ends the program."""
         awaited = self.depth and (self.owner is None or isinstance(self.owner, Future))
         end = self.cancel if awaited else _end_loop
-        failed(target, self.event, exc, chain_to(self) or (type(self.event),), end)
+        failed(target, event, exc, chain_to(self) or (self.event_type,), end)
 
     def hold(self, task: Task[None]) -> None:
         """Keep a handler's task until the last handler has ended; one alone without a list."""
@@ -121,27 +122,24 @@ class Publication:
             return
         self.held = None
         if isinstance(self.owner, Future):
-            if not (self.owner.done() or self.owner.get_loop().is_closed()):
+            try:
                 self.owner.set_result(None)
+            except (asyncio.InvalidStateError, RuntimeError):
+                pass  # the publisher has been cancelled in this turn, or the loop is closed
         else:
             assert self.owner is not None  # if anybody awaits the event, by now there is a future
             self.owner.finish(self)
 
-    def task_ended(self, target: CompiledHandler, begun: list[bool], task: Task[None]) -> None:
+    def task_ended(
+        self, target: CompiledHandler, event: Event, begun: list[bool], task: Task[None]
+    ) -> None:
         """See to the end of a factory's task, in which the handler may never have begun."""
         failure = CancelledError("its task ended before its first step")
         if not begun:
-            if not (task.cancelled() and self.has_cancelled(target, failure)):
-                self.failed(target, failure)
+            if not (task.cancelled() and self.has_cancelled(target, event, failure)):
+                self.failed(target, event, failure)
             self.ended()
         self.ended()
-
-    def finish(self) -> None:
-        """Leave the chain: what has this in its context, and lives on, starts one of its own."""
-        self.depth = 0
-        self.parent = self.stop = None
-        if not self.running:  # else who published was closed, not cancelled, and they go on
-            del self.event
 
 
 current: ContextVar[Publication | None] = ContextVar("current", default=None)
@@ -154,7 +152,7 @@ def chain_to(level: Publication | None) -> Chain:
     """Return the event types of the unfinished levels down to `level`, outermost first."""
     chain: list[type[Event]] = []
     while level is not None and level.depth:
-        chain.append(type(level.event))
+        chain.append(level.event_type)
         level = level.parent
     return tuple(reversed(chain))
 
@@ -163,11 +161,6 @@ def check_depth(parent: Publication, event_type: type[Event], max_depth: float) 
     """Raise `EventCycleError` if the unfinished levels down to `parent` use up `max_depth`."""
     if parent.depth >= max_depth and len(chain := chain_to(parent)) >= max_depth:
         raise EventCycleError((*chain, event_type), int(max_depth))
-
-
-def starts_eagerly(loop: AbstractEventLoop) -> bool:
-    """Return whether a handler's task has its first step at once, not when the loop takes it."""
-    return _EAGER and loop.get_task_factory() is None
 
 
 def deliver(
@@ -182,8 +175,8 @@ def deliver(
     """Start the handlers of an event in order; return what is under way, None if none needs a task.
 
     Each has a copy of `context`, a copy itself. Sync ones are called here, but never overtake tasks
-    that start later, which all do unless `eager`, that is `starts_eagerly(loop)`. `parent` is the
-    level above, and `backlog` whom to tell of the end of the last one, if nobody awaits it.
+    that start later, which all do unless `eager`. `parent` is the level above, and `backlog` whom
+    to tell of the end of the last one, if nobody awaits it.
     """
     publication: Publication | None = None
     running = 0
@@ -200,7 +193,7 @@ def deliver(
                 target = target.learn(result, own)
             except BaseException as exc:  # noqa: BLE001 - whatever a handler raises
                 if publication is not None:
-                    own.run(publication.failed, target, exc)
+                    own.run(publication.failed, target, event, exc)
                 else:
                     end = end_publisher if backlog is None else _end_loop
                     own.run(failed, target, event, exc, (*chain_to(parent), type(event)), end)
@@ -208,7 +201,7 @@ def deliver(
         if publication is None:
             in_place = eager
             publication = Publication()
-            publication.event = event
+            publication.event_type = type(event)
             publication.parent = parent
             publication.depth = 1 if parent is None else parent.depth + 1
             publication.owner = backlog
@@ -216,12 +209,12 @@ def deliver(
             publication.held = publication.stop = None
             context.run(set_current, publication)
         own = context.copy() if target.context is None else target.context
-        if target.context is not None:
+        if own is target.context:
             own.run(set_current, publication)
         if not eager:
-            running += _schedule(loop, target, publication, own)
+            running += _schedule(target, event, publication, own)
             continue
-        body = run_handler(target, publication, None)
+        body = run_handler(target, event, publication, None)
         task = _EagerTask(body, loop=loop, name=target.handler.name, context=own, eager_start=True)
         if not task.done():
             publication.hold(task)
@@ -254,12 +247,14 @@ def _end_loop(exc: BaseException) -> None:
 
 
 def _schedule(
-    loop: AbstractEventLoop, target: CompiledHandler, publication: Publication, context: Context
+    target: CompiledHandler, event: Event, publication: Publication, context: Context
 ) -> int:
     """Have the loop start a handler's task; return for how many ends to wait."""
+    loop = get_running_loop()
     has_factory = loop.get_task_factory() is not None
     begun: list[bool] = []
-    body = run_handler(target, publication, partial(_note, begun) if has_factory else _yield_once)
+    begin = partial(_note, begun) if has_factory else _yield_once
+    body = run_handler(target, event, publication, begin)
     try:
         if not has_factory:
             body.send(None)  # to where the first step of its task goes on, or a cancellation
@@ -271,13 +266,13 @@ def _schedule(
             made = loop.create_task(body, name=target.handler.name, context=context)
     except BaseException as exc:  # noqa: BLE001 - whatever a task factory raises
         body.close()
-        context.run(publication.failed, target, exc)
+        context.run(publication.failed, target, event, exc)
         return 0
     has_ended = begun and getcoroutinestate(body) == CORO_CLOSED
     if has_ended and made.done():
         return 0
     publication.hold(made)
-    made.add_done_callback(partial(publication.task_ended, target, begun), context=context)
+    made.add_done_callback(partial(publication.task_ended, target, event, begun), context=context)
     return 1 if has_ended else 2  # the handler's end, and the task's, which may come first
 
 
@@ -290,19 +285,21 @@ def _yield_once() -> Generator[None, None, None]:
     yield
 
 
-async def run_handler(target: CompiledHandler, publication: Publication, begin: _Begin) -> None:
+async def run_handler(
+    target: CompiledHandler, event: Event, publication: Publication, begin: _Begin
+) -> None:
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
     try:
         if begin is not None:
             await begin()
-        result: Any = target.call(publication.event)
+        result: Any = target.call(event)
         # The first test is the likely one, and spares the slow, exact second one.
         if type(result) is CoroutineType or (result is not None and must_await(result)):
             result = await result  # pyright: ignore[reportUnknownVariableType]
             if result is not None:
                 must_await(result)  # for what it raises alone
-    except BaseException:
-        if not publication.survives(target):
+    except BaseException as exc:
+        if not publication.survives(target, event, exc):
             raise
     finally:
         if publication.running:

@@ -81,20 +81,21 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
 
     The payload stays out of the message: it may be private, or large.
     """
-    names = (target.handler.name, type(event).__qualname__, _format(chain))
-    _log(exception, "handler %s failed on %s (published as %s)", names)
+    is_logged = logger().isEnabledFor(logging.ERROR)
+    if is_logged:
+        names = (target.handler.name, type(event).__qualname__, _format(chain))
+        _log(exception, "handler %s failed on %s (published as %s)", names)
     if target.on_error is None:
         return
     try:
         target.on_error(HandlerFailure(event, target.handler, exception, chain))
     except (Exception, CancelledError) as error:  # noqa: BLE001
-        _log(error, "on_error raised on the failure of handler %s", (target.handler.name,))
+        if is_logged:
+            _log(error, "on_error raised on the failure of handler %s", (target.handler.name,))
 
 
 def _log(exception: BaseException, message: str, args: tuple[str, ...]) -> None:
     """Log at ERROR, as of the place where the exception was raised; on stderr if that fails."""
-    if not logger().isEnabledFor(logging.ERROR):
-        return
     file, line, function = "(unknown file)", 0, None
     for frame, number in walk_tb(exception.__traceback__):
         file, line, function = frame.f_code.co_filename, number, frame.f_code.co_name

@@ -66,8 +66,7 @@ def describe(callback: Callable[..., object], *, arguments: int = 1) -> Handler:
         )
         is_async = any(map(inspect.iscoroutinefunction, kinds))
     if is_generator:
-        hook = "decorate it with contextlib.contextmanager"
-        remedy = "remove the yield" if arguments == 1 else hook
+        remedy = "remove the yield" if arguments == 1 else "add @contextlib.contextmanager"
         raise TypeError(f"{name} is a generator function, whose body would never run; {remedy}")
     check_callable(callback, name, arguments)
     return Handler(callback, name, bool(is_async))
