@@ -12,7 +12,7 @@ import asyncio
 import math
 from asyncio import AbstractEventLoop, CancelledError, Future, Task
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextvars import Context
 
 from ._delivery import EAGER, Publication, deliver, get_current
@@ -81,16 +81,10 @@ class Backlog:
                 event, route, context = queue.popleft()
                 budget -= len(route.handlers)
                 publication = deliver(event, route, loop, eager, context, None, self)
-                if publication is None:
-                    continue
-                if publication.running:
+                if publication is not None:
                     self._running[publication] = None
-                else:
-                    publication.depth = 0
-                    if self._joining:  # a task of a handler waits there, though it has finished
-                        self._joining.pop(publication, None)
-                if not eager and queue and queue[0][1].in_place:
-                    break  # it would overtake tasks of which the loop is to take the first step
+                    if not eager and queue and queue[0][1].in_place:
+                        break  # it would overtake tasks of which the loop takes the first step
         finally:
             self._delivering = False
             self.scheduled = False
@@ -103,14 +97,13 @@ class Backlog:
     def finish(self, publication: Publication) -> None:
         """Take note that the last handler of an event has ended."""
         del self._running[publication]
-        self._joining.pop(publication, None)
-        publication.depth = 0
+        publication.finish()
         self._wake_joiners()
 
     def _wake_joiners(self) -> None:
         if not self._running and not self._delivering:
             _busy.discard(self)
-        if not self.scheduled and len(self._running) == len(self._joining):
+        if not self.scheduled and self._running.keys() <= self._joining.keys():
             lull, self._lull = self._lull, None
             if lull is not None and not self.loop.is_closed():
                 lull.set_result(None)
@@ -122,27 +115,28 @@ class Backlog:
         """
         own = self._calling_event()
         if own is None:
-            return await self._wait(timeout, ())
+            return await self._wait(timeout, own)
         self._joining[own] += 1
         self._wake_joiners()
         try:
-            return await self._wait(timeout, self._joining)
+            return await self._wait(timeout, own)
         finally:
             self._joining[own] -= 1
-            if self._joining[own] <= 0:  # below, if the event has finished meanwhile
+            if self._joining[own] == 0:
                 del self._joining[own]
 
-    async def _wait(self, timeout: float, aside: Collection[Publication]) -> bool:
-        """Wait for all events but those `aside`; say meanwhile which they are."""
+    async def _wait(self, timeout: float, own: Publication | None) -> bool:
+        """Wait for all events, or all but `own` and others that wait here; warn of a long wait."""
+        aside = frozenset[Publication]() if own is None else self._joining.keys()
         began, patience = self.loop.time(), _PATIENCE
         reminder, deadline = began + patience, began + timeout
-        while self.scheduled or self.queue or len(self._running) > len(aside):
+        while self.scheduled or self.queue or not self._running.keys() <= aside:
             if not self.scheduled and self.queue:
                 self.schedule()
             lull = self._lull = self._lull or self.loop.create_future()
             await asyncio.wait([lull], timeout=min(reminder, deadline) - self.loop.time())
             if lull.done():
-                if aside:
+                if own is not None:
                     break
             elif deadline <= reminder:
                 return False

@@ -213,13 +213,8 @@ class EventBus(Decorating):
             loop = running_loop("publish, to async handlers,")
         eager, context = EAGER and loop.get_task_factory() is None, copy_context()
         publication = deliver(event, route, loop, eager, context, parent, None)
-        assert publication is not None  # there is an async handler
-        try:
-            if publication.running or publication.stop is not None:
-                await publication.wait()
-        finally:
-            publication.depth = 0
-            publication.parent = publication.stop = None
+        if publication is not None:
+            await publication.wait()
 
     def publish_nowait(self, event: Event) -> None:
         """Schedule the handlers of the event on the running loop, and return.

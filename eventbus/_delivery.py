@@ -59,15 +59,18 @@ class Publication:
 
     async def wait(self) -> None:
         """Wait for the last handler; raise what the publisher, or the program, is to end with."""
-        while self.running:
-            waiter = self.owner = Future()
-            try:
-                await waiter
-            except CancelledError as exc:
-                if self.stop is None:  # else it was passed on; again would cut through clean-ups
-                    self.cancel(exc)
-        if self.stop is not None:
-            raise self.stop
+        try:
+            while self.running:
+                waiter = self.owner = Future()
+                try:
+                    await waiter
+                except CancelledError as exc:
+                    if self.stop is None:  # else again, which would cut through clean-ups
+                        self.cancel(exc)
+            if self.stop is not None:
+                raise self.stop
+        finally:
+            self.finish()
 
     def cancel(self, reason: BaseException) -> None:
         """Cancel every running handler, unless they were before."""
@@ -141,6 +144,11 @@ class Publication:
             self.ended()
         self.ended()
 
+    def finish(self) -> None:
+        """Leave the chain: what has this in its context, and lives on, starts one of its own."""
+        self.depth = 0
+        self.parent = self.stop = None
+
 
 current: ContextVar[Publication | None] = ContextVar("current", default=None)
 # Bound once: a method of an imported name would be looked up, and bound, at every call.
@@ -172,7 +180,7 @@ def deliver(
     parent: Publication | None,
     backlog: _Backlog | None,
 ) -> Publication | None:
-    """Start the handlers of an event in order; return what is under way, None if none needs a task.
+    """Start the handlers of an event in order; return what is under way then, None if all is done.
 
     Each has a copy of `context`, a copy itself. Sync ones are called here, but never overtake tasks
     that start later, which all do unless `eager`. `parent` is the level above, and `backlog` whom
@@ -192,11 +200,9 @@ def deliver(
                     continue
                 target = target.learn(result, own)
             except BaseException as exc:  # noqa: BLE001 - whatever a handler raises
-                if publication is not None:
-                    own.run(publication.failed, target, event, exc)
-                else:
-                    end = end_publisher if backlog is None else _end_loop
-                    own.run(failed, target, event, exc, (*chain_to(parent), type(event)), end)
+                chain = (*chain_to(parent), type(event))
+                end = end_publisher if publication is None else publication.cancel
+                own.run(failed, target, event, exc, chain, end if backlog is None else _end_loop)
                 continue
         if publication is None:
             in_place = eager
@@ -221,6 +227,9 @@ def deliver(
             running += 1
     if publication is not None:
         publication.running = running
+        if not running and publication.stop is None:
+            publication.depth, publication.parent = 0, None  # `finish` without a call
+            return None
     return publication
 
 
