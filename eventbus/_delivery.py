@@ -162,7 +162,7 @@ def chain_to(level: Publication | None) -> Chain:
     while level is not None and level.depth:
         chain.append(level.event_type)
         level = level.parent
-    return tuple(reversed(chain))
+    return tuple(chain[::-1])
 
 
 def check_depth(parent: Publication, event_type: type[Event], max_depth: float) -> None:

@@ -6,7 +6,6 @@ import sys
 from asyncio import CancelledError
 from dataclasses import dataclass
 from functools import cache
-from traceback import walk_tb
 
 from ._event import Event
 from ._handler import CompiledHandler, Handler
@@ -96,10 +95,14 @@ def report(target: CompiledHandler, event: Event, exception: BaseException, chai
 
 def _log(exception: BaseException, message: str, args: tuple[str, ...]) -> None:
     """Log at ERROR, as of the place where the exception was raised; on stderr if that fails."""
+    log, last = logger(), exception.__traceback__
+    info = (type(exception), exception, last)
     file, line, function = "(unknown file)", 0, None
-    for frame, number in walk_tb(exception.__traceback__):
-        file, line, function = frame.f_code.co_filename, number, frame.f_code.co_name
-    log, info = logger(), (type(exception), exception, exception.__traceback__)
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is not None:
+        file, function = last.tb_frame.f_code.co_filename, last.tb_frame.f_code.co_name
+        line = last.tb_lineno
     try:
         record = log.makeRecord(log.name, logging.ERROR, file, line, message, args, info, function)
         log.handle(record)
