@@ -46,10 +46,10 @@ class _Backlog(Protocol):
 class Publication:
     """One event under way: its place in a chain, its running handlers, and whom to tell."""
 
-    __slots__ = ("depth", "event_type", "held", "owner", "parent", "running", "stop")
+    __slots__ = ("depth", "event", "held", "owner", "parent", "running", "stop")
 
     # `deliver` sets them: `__init__` would cost more than they do.
-    event_type: type[Event]
+    event: Event  # deleted once finished, lest it is kept
     parent: "Publication | None"  # the level above; None once finished, lest a whole chain is kept
     depth: int  # of the chain, 1 if outermost; 0 once finished. May count levels that have finished
     owner: "Future[None] | _Backlog | None"  # whom to tell of the last end; the first, if awaited
@@ -79,7 +79,7 @@ class Publication:
             for task in self.tasks():
                 task.cancel()
 
-    def has_cancelled(self, target: CompiledHandler, event: Event, exc: CancelledError) -> bool:
+    def has_cancelled(self, target: CompiledHandler, exc: CancelledError) -> bool:
         """Return whether publisher, bus or loop's end has cancelled a handler; else it failed."""
         task = asyncio.current_task()
         if task is not None and not task.cancelling():  # nobody asked: it is the handler's own
@@ -88,23 +88,23 @@ class Publication:
             return self.stop is not None
         if isinstance(self.owner, Future):
             return self.owner.cancelled()
-        late = partial(failed, target, event, exc, chain_to(self), _end_loop)
+        late = partial(failed, target, self.event, exc, chain_to(self), _end_loop)
         return self.owner.loop_end.has_cancelled(target.handler.name, late)
 
-    def survives(self, target: CompiledHandler, event: Event, exc: BaseException) -> bool:
-        """Return whether a task outlives what its handler raises: a failure, then reported."""
-        if isinstance(exc, GeneratorExit):  # the loop is gone
+    def survives(self, target: CompiledHandler) -> bool:
+        """Return whether a task outlives what its handler raises now: a failure, then reported."""
+        exc = sys.exception()
+        cancelled = isinstance(exc, CancelledError) and self.has_cancelled(target, exc)
+        if cancelled or exc is None or isinstance(exc, GeneratorExit):  # the loop is gone
             return False
-        if isinstance(exc, CancelledError) and self.has_cancelled(target, event, exc):
-            return False
-        self.failed(target, event, exc)
+        self.failed(target, exc)
         return True
 
-    def failed(self, target: CompiledHandler, event: Event, exc: BaseException) -> None:
+    def failed(self, target: CompiledHandler, exc: BaseException) -> None:
         """Report a failed handler, or have the publisher raise what ends the program."""
         awaited = self.depth and (self.owner is None or isinstance(self.owner, Future))
         end = self.cancel if awaited else _end_loop
-        failed(target, event, exc, chain_to(self) or (self.event_type,), end)
+        failed(target, self.event, exc, chain_to(self) or (type(self.event),), end)
 
     def hold(self, task: Task[None]) -> None:
         """Keep a handler's task until the last handler has ended; one alone without a list."""
@@ -133,14 +133,12 @@ class Publication:
             assert self.owner is not None  # if anybody awaits the event, by now there is a future
             self.owner.finish(self)
 
-    def task_ended(
-        self, target: CompiledHandler, event: Event, begun: list[bool], task: Task[None]
-    ) -> None:
+    def task_ended(self, target: CompiledHandler, begun: list[bool], task: Task[None]) -> None:
         """See to the end of a factory's task, in which the handler may never have begun."""
         failure = CancelledError("its task ended before its first step")
         if not begun:
-            if not (task.cancelled() and self.has_cancelled(target, event, failure)):
-                self.failed(target, event, failure)
+            if not (task.cancelled() and self.has_cancelled(target, failure)):
+                self.failed(target, failure)
             self.ended()
         self.ended()
 
@@ -148,6 +146,8 @@ class Publication:
         """Leave the chain: what has this in its context, and lives on, starts one of its own."""
         self.depth = 0
         self.parent = self.stop = None
+        if not self.running:  # else who published was closed, not cancelled, and they go on
+            del self.event
 
 
 current: ContextVar[Publication | None] = ContextVar("current", default=None)
@@ -160,7 +160,7 @@ def chain_to(level: Publication | None) -> Chain:
     """Return the event types of the unfinished levels down to `level`, outermost first."""
     chain: list[type[Event]] = []
     while level is not None and level.depth:
-        chain.append(level.event_type)
+        chain.append(type(level.event))
         level = level.parent
     return tuple(chain[::-1])
 
@@ -187,8 +187,7 @@ def deliver(
     to tell of the end of the last one, if nobody awaits it.
     """
     publication: Publication | None = None
-    running = 0
-    in_place = eager or route.in_place
+    running, in_place = 0, eager or route.in_place
     for target in route.handlers:
         if publication is not None and publication.stop is not None:
             break
@@ -207,7 +206,7 @@ def deliver(
         if publication is None:
             in_place = eager
             publication = Publication()
-            publication.event_type = type(event)
+            publication.event = event
             publication.parent = parent
             publication.depth = 1 if parent is None else parent.depth + 1
             publication.owner = backlog
@@ -218,9 +217,9 @@ def deliver(
         if own is target.context:
             own.run(set_current, publication)
         if not eager:
-            running += _schedule(target, event, publication, own)
+            running += _schedule(target, publication, own)
             continue
-        body = run_handler(target, event, publication, None)
+        body = run_handler(target, publication, None)
         task = _EagerTask(body, loop=loop, name=target.handler.name, context=own, eager_start=True)
         if not task.done():
             publication.hold(task)
@@ -228,7 +227,8 @@ def deliver(
     if publication is not None:
         publication.running = running
         if not running and publication.stop is None:
-            publication.depth, publication.parent = 0, None  # `finish` without a call
+            publication.depth, publication.parent = 0, None  # `finish` would cost a call
+            del publication.event
             return None
     return publication
 
@@ -255,15 +255,13 @@ def _end_loop(exc: BaseException) -> None:
     get_running_loop().call_soon(end_publisher, exc)
 
 
-def _schedule(
-    target: CompiledHandler, event: Event, publication: Publication, context: Context
-) -> int:
+def _schedule(target: CompiledHandler, publication: Publication, context: Context) -> int:
     """Have the loop start a handler's task; return for how many ends to wait."""
     loop = get_running_loop()
     has_factory = loop.get_task_factory() is not None
     begun: list[bool] = []
     begin = partial(_note, begun) if has_factory else _yield_once
-    body = run_handler(target, event, publication, begin)
+    body = run_handler(target, publication, begin)
     try:
         if not has_factory:
             body.send(None)  # to where the first step of its task goes on, or a cancellation
@@ -275,13 +273,13 @@ def _schedule(
             made = loop.create_task(body, name=target.handler.name, context=context)
     except BaseException as exc:  # noqa: BLE001 - whatever a task factory raises
         body.close()
-        context.run(publication.failed, target, event, exc)
+        context.run(publication.failed, target, exc)
         return 0
     has_ended = begun and getcoroutinestate(body) == CORO_CLOSED
     if has_ended and made.done():
         return 0
     publication.hold(made)
-    made.add_done_callback(partial(publication.task_ended, target, event, begun), context=context)
+    made.add_done_callback(partial(publication.task_ended, target, begun), context=context)
     return 1 if has_ended else 2  # the handler's end, and the task's, which may come first
 
 
@@ -294,21 +292,19 @@ def _yield_once() -> Generator[None, None, None]:
     yield
 
 
-async def run_handler(
-    target: CompiledHandler, event: Event, publication: Publication, begin: _Begin
-) -> None:
+async def run_handler(target: CompiledHandler, publication: Publication, begin: _Begin) -> None:
     """Run one handler to its end, as the body of its task; whatever it raises ends here."""
     try:
         if begin is not None:
             await begin()
-        result: Any = target.call(event)
+        result: Any = target.call(publication.event)
         # The first test is the likely one, and spares the slow, exact second one.
         if type(result) is CoroutineType or (result is not None and must_await(result)):
             result = await result  # pyright: ignore[reportUnknownVariableType]
             if result is not None:
                 must_await(result)  # for what it raises alone
-    except BaseException as exc:
-        if not publication.survives(target, event, exc):
+    except BaseException:
+        if not publication.survives(target):
             raise
     finally:
         if publication.running:
