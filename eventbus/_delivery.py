@@ -183,8 +183,9 @@ def deliver(
     """Start the handlers of an event in order; return what is under way then, None if all is done.
 
     Each has a copy of `context`, a copy itself. Sync ones are called here, but never overtake tasks
-    that start later, which all do unless `eager`. `parent` is the level above, and `backlog` whom
-    to tell of the end of the last one, if nobody awaits it.
+    that start later, which all do unless `eager`: the loop has no task factory, and `EAGER` is
+    true. `parent` is the level above, and `backlog` whom to tell of the end of the last one, if
+    nobody awaits it.
     """
     publication: Publication | None = None
     running, in_place = 0, eager or route.in_place
