@@ -101,10 +101,13 @@ class Publication:
         return True
 
     def failed(self, target: CompiledHandler, exc: BaseException) -> None:
-        """Report a failed handler, or have the publisher raise what ends the program."""
+        """Report a failed handler; see to what ends the program."""
+        failed(target, self.event, exc, chain_to(self) or (type(self.event),), self.end)
+
+    def end(self, exc: BaseException) -> None:
+        """Have the publisher, or the loop if nobody awaits, raise what ends the program."""
         awaited = self.depth and (self.owner is None or isinstance(self.owner, Future))
-        end = self.cancel if awaited else _end_loop
-        failed(target, self.event, exc, chain_to(self) or (type(self.event),), end)
+        (self.cancel if awaited else _end_loop)(exc)
 
     def hold(self, task: Task[None]) -> None:
         """Keep a handler's task until the last handler has ended; one alone without a list."""

@@ -172,6 +172,39 @@ def test_what_ends_the_program_outdoes_a_cancellation(bus, errors, factory, erro
     assert len(errors) == 0
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@with_and_without_factories
+def test_cancellation_does_not_undo_what_ends_the_program(bus, errors, factory, error):
+    """C4.5: a publisher cancelled while the other handlers clean up raises it just the same."""
+    log = []
+
+    async def interrupted(event):
+        await asyncio.sleep(0)
+        raise error
+
+    async def sibling(event):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            publisher.cancel()
+            await asyncio.sleep(0)
+            log.append("sibling")
+
+    async def main():
+        nonlocal publisher
+        use(factory)
+        publisher = asyncio.current_task()
+        await bus.publish(OrderPlaced())
+
+    publisher = None
+    bus.subscribe(OrderPlaced, sibling)
+    bus.subscribe(OrderPlaced, interrupted)
+    with pytest.raises(error):
+        asyncio.run(main(), debug=True)
+    assert log == ["sibling"]
+    assert len(errors) == 0
+
+
 @with_unwrapped_tasks
 async def test_nothing_is_reported_after_the_end_of_the_publish(bus, failures, errors, factory):
     """C4.5, C4.8: nor a handler, cancelled before its first step, of a publish that has raised."""
