@@ -58,9 +58,22 @@ async def cancel_itself(event):
     await asyncio.sleep(0)
 
 
+async def cancel_itself_early(event):
+    asyncio.current_task().cancel("own")
+    raise asyncio.CancelledError("own")
+
+
 every_own = pytest.mark.parametrize(
     "handler",
-    [raise_sync, raise_early, raise_late, raise_awaited, await_cancelled, cancel_itself],
+    [
+        raise_sync,
+        raise_early,
+        raise_late,
+        raise_awaited,
+        await_cancelled,
+        cancel_itself,
+        cancel_itself_early,
+    ],
 )
 
 
@@ -74,6 +87,25 @@ async def test_own_cancelled_error_of_the_only_handler(bus, errors, factory, han
     assert [record.levelname for record in errors] == ["ERROR"]
     assert isinstance(errors[0].exc_info[1], asyncio.CancelledError)
     assert asyncio.current_task().cancelling() == 0
+
+
+@with_and_without_factories
+async def test_own_cancelled_error_meets_that_of_the_publisher(bus, failures, errors, factory):
+    """C4.5: what nobody asked for is the handler's own, also in the turn that cancels others."""
+    use(factory)
+    gate = asyncio.Event()
+
+    async def wait_and_raise(event):
+        await gate.wait()
+        raise asyncio.CancelledError("own")
+
+    publisher = await start_publisher(bus, wait_and_raise)
+    gate.set()
+    publisher.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publisher
+    assert [failure.exception.args for failure in failures] == [("own",)]
+    assert len(errors) == 1
 
 
 @every_own

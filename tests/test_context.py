@@ -2,6 +2,7 @@
 """C4.3, C5.2: each handler has a copy of the publisher's context, and a task of its own."""
 
 import asyncio
+import sys
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -196,6 +197,29 @@ async def test_every_async_handler_has_its_own_task(bus, factory, publish, count
     assert [task.get_name() for task in tasks[1:]] == names
     assert [handler.name for handler in bus.handlers(OrderPlaced)] == names
     assert asyncio.current_task() is tasks[0]
+
+
+@pytest.mark.parametrize("value", [None, 42])
+@pytest.mark.parametrize("place", ["alone", "first", "last"])
+async def test_sync_handler_is_called_in_place(bus, place, value):
+    """Section 3: in the publisher's own task, unless it would overtake an async one there."""
+    tasks = []
+
+    def handler(event):
+        tasks.append(asyncio.current_task())
+        return value
+
+    async def beside(event):
+        await asyncio.sleep(0)
+
+    places = {"alone": [handler], "first": [handler, beside], "last": [beside, handler]}
+    for each in places[place]:
+        bus.subscribe(OrderPlaced, each)
+    await bus.publish(OrderPlaced())
+    await bus.publish(OrderPlaced())
+    starts_eagerly = sys.version_info >= (3, 12)
+    in_place = [task is asyncio.current_task() for task in tasks]
+    assert in_place == [starts_eagerly or place == "alone"] * 2
 
 
 @pytest.mark.parametrize("levels", [1, 20])

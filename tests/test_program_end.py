@@ -205,6 +205,30 @@ def test_cancellation_does_not_undo_what_ends_the_program(bus, errors, factory, 
     assert len(errors) == 0
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@with_and_without_factories
+def test_end_of_the_program_after_the_publisher_was_closed(bus, errors, factory, error):
+    """C4.5: a handler whose publishing coroutine was thrown away ends the program, too."""
+    going = asyncio.Event()
+
+    async def wait_and_end(event):
+        await going.wait()
+        raise error
+
+    async def main():
+        use(factory)
+        coroutine = bus.publish(OrderPlaced())
+        coroutine.send(None)
+        coroutine.close()
+        going.set()
+        await asyncio.Event().wait()
+
+    bus.subscribe(OrderPlaced, wait_and_end)
+    with pytest.raises(error):
+        asyncio.run(asyncio.wait_for(main(), PATIENCE), debug=True)
+    assert len(errors) == 0
+
+
 @with_unwrapped_tasks
 async def test_nothing_is_reported_after_the_end_of_the_publish(bus, failures, errors, factory):
     """C4.5, C4.8: nor a handler, cancelled before its first step, of a publish that has raised."""

@@ -15,6 +15,7 @@ from support import (
     deep,
     fail_late,
     fail_sync,
+    forever,
     join,
     plain_factory,
     subscribe_mixed,
@@ -24,6 +25,12 @@ from support import (
     with_and_without_plain_factory,
 )
 from target import PACKAGE, EventBus
+
+# What a factory may say when it makes a task: to start it at once, too, from Python 3.12 on.
+every_start = pytest.mark.parametrize(
+    "start", [{}, {"eager_start": True}] if sys.version_info >= (3, 12) else [{}]
+)
+
 
 # Task factories
 
@@ -71,7 +78,8 @@ async def test_task_factory_is_asked_at_every_publish(bus):
         assert len(made) == count
 
 
-async def test_task_that_outlives_the_handler_is_waited_for(bus):
+@every_start
+async def test_task_that_outlives_the_handler_is_waited_for(bus, start):
     """C4.9: publish waits for the whole task that a factory makes of a handler."""
     log = []
 
@@ -82,7 +90,7 @@ async def test_task_that_outlives_the_handler_is_waited_for(bus):
                 await asyncio.sleep(0)
             log.append("wrapper")
 
-        return asyncio.Task(wrapper(), loop=loop, **options)
+        return asyncio.Task(wrapper(), loop=loop, **start, **options)
 
     async def early(event):
         log.append("handler")
@@ -207,6 +215,28 @@ async def test_wrapper_cancelled_after_the_handler(bus, errors):
     await join(bus)
     assert len(done) == 2
     assert len(errors) == 0
+
+
+@every_start
+async def test_factory_that_throws_the_handler_away(bus, failures, errors, start):
+    """C4.4: a handler that a factory never begins has failed, once, though its task succeeds."""
+
+    async def nothing():
+        pass
+
+    def factory(loop, coro, **options):
+        coro.close()
+        return asyncio.Task(nothing(), loop=loop, **start)
+
+    async def handler(event):
+        raise AssertionError
+
+    bus.subscribe(OrderPlaced, handler)
+    bus.subscribe(OrderPlaced, forever)
+    use(factory)
+    await bus.publish(OrderPlaced())
+    assert [failure.handler.callback for failure in failures] == [handler, forever]
+    assert len(errors) == 2
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="no task starts eagerly")
