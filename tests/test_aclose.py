@@ -480,6 +480,28 @@ async def test_two_handlers_close_with_timeout(bus, gated):
     await assert_closed(bus)
 
 
+async def test_aclose_in_a_handler_leaves_alone_who_joins(bus, errors):
+    """C6.2: closing in time cancels nobody, handlers that wait for the same included."""
+    log = []
+
+    async def join_inside(event):
+        await join(bus)
+        log.append("joined")
+
+    async def close_inside(event):
+        await turns()
+        await bus.aclose(PATIENCE)
+        log.append("closed")
+
+    bus.subscribe(OrderPlaced, join_inside)
+    bus.subscribe(InvoiceIssued, close_inside)
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
+    await join(bus)
+    assert sorted(log) == ["closed", "joined"]
+    assert len(errors) == 0
+
+
 @pytest.mark.parametrize("after", range(8))
 async def test_cancelled_at_any_turn(bus, errors, gated, after):
     """C6.2: cancelled while it joins it cancels nothing; later it still ends what it has begun."""

@@ -204,6 +204,33 @@ async def test_two_handlers_join(bus, gated, second):
     assert joined == [1, 1]
 
 
+@pytest.mark.parametrize("later", [False, True])
+async def test_handlers_that_have_joined_may_meet(bus, gated, later):
+    """C6.1: those that join at one time do not wait for what another one of them does then."""
+    met = asyncio.Barrier(2)
+
+    async def join_and_meet(event):
+        await join(bus)
+        await met.wait()
+
+    async def join_later_and_meet(event):
+        if later:
+            await gated.gate.wait()
+            await turns()
+        await join(bus)
+        await met.wait()
+
+    bus.subscribe(InvoiceIssued, join_and_meet)
+    bus.subscribe(MailSent, join_later_and_meet)
+    for event_type in OrderPlaced, InvoiceIssued, MailSent:
+        bus.publish_nowait(event_type())
+    await gated.started.wait()
+    await turns()
+    gated.gate.set()
+    await join(bus)
+    assert met.n_waiting == 0
+
+
 async def test_what_a_handler_does_after_its_join_is_waited_for(bus):
     """C6.1: an event whose handler has joined is work again, for joins in handlers too."""
     order, gate = [], asyncio.Event()

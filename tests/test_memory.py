@@ -5,6 +5,7 @@ import asyncio
 import contextvars
 import gc
 import weakref
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -303,6 +304,23 @@ async def test_drains_keep_no_context(bus):
     await bus.aclose(timeout=0)
 
 
+async def test_cancelled_close_keeps_nothing_alive(bus, gated, watch):
+    """C4.8, C6.2: nor does an `aclose` that was cancelled keep its cancellation."""
+    bus.publish_nowait(OrderPlaced())
+    await gated.started.wait()
+    closing = asyncio.create_task(bus.aclose(timeout=0))
+    await until(lambda: "closed" in repr(bus))
+    closing.cancel()
+    try:
+        await closing
+    except asyncio.CancelledError as exc:
+        watch(exc)
+    del closing
+    await asyncio.sleep(0)
+    assert watch.references
+    assert watch.alive() == []
+
+
 # What runs is kept
 
 
@@ -329,8 +347,12 @@ async def test_running_handlers_survive_garbage_collection(bus, factory):
     assert len(finished) == 2
 
 
-async def test_running_handler_outlives_its_bus():
-    """C5.3: a handler that waits for what nobody else holds outlives its bus, uncollected."""
+@pytest.mark.parametrize("joins", [False, True])
+async def test_running_handler_outlives_its_bus(joins):
+    """C5.3: a handler that waits for what nobody else holds outlives its bus, uncollected.
+
+    Nor does it matter that an earlier one has joined meanwhile, and gave it up.
+    """
     log, futures = [], []
 
     async def handler(event):
@@ -339,10 +361,20 @@ async def test_running_handler_outlives_its_bus():
         await future
         log.append("finished")
 
+    async def join_and_give_up(event):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await reference().join()
+
     bus = EventBus()
+    reference = weakref.ref(bus)
     bus.subscribe(OrderPlaced, handler)
+    bus.subscribe(InvoiceIssued, join_and_give_up)
+    if joins:
+        bus.publish_nowait(InvoiceIssued())
     bus.publish_nowait(OrderPlaced())
     await until(lambda: futures)
+    await turns()
     del bus
     gc.collect()
     assert futures[0]() is not None
