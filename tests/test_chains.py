@@ -299,22 +299,6 @@ async def test_finished_outer_levels_do_not_count(errors):
     ]
 
 
-async def test_event_that_nobody_handles_is_no_level(errors):
-    """C1.3, C7: at the deepest level allowed it is the no-op that it is anywhere."""
-    bus = EventBus(max_depth=1)
-    published = []
-
-    async def publish_deeper(event):
-        for _ in range(2):
-            await bus.publish(InvoiceIssued())
-            published.append(InvoiceIssued)
-
-    bus.subscribe(OrderPlaced, publish_deeper)
-    await bus.publish(OrderPlaced())
-    assert len(published) == 2
-    assert len(errors) == 0
-
-
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after waiting"])
 @every_way
 async def test_task_left_behind_starts_a_chain_of_its_own(publish, waits):
