@@ -37,6 +37,7 @@ BAD_TYPES = {
     "typing union": (Union[OrderPlaced, InvoiceIssued], "; name each type: "),  # noqa: UP007
     "optional": (OrderPlaced | None, "OrderPlaced.*; name each type: "),
     "tuple": ((OrderPlaced, InvoiceIssued), "InvoiceIssued.*; pass a class derived from Event"),
+    "list": ([OrderPlaced], "OrderPlaced.*; pass a class derived from Event"),
     "name": ("OrderPlaced", "'OrderPlaced'; pass a class derived from Event"),
     "None": (None, "None; pass a class derived from Event"),
     "function": (

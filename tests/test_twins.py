@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from support import do_nothing
+from support import do_nothing, forever
 from target import PACKAGE, Event, EventBus
 
 flow = importlib.import_module(f"{PACKAGE}.flow")
@@ -202,7 +202,10 @@ async def test_unsubscribe_speaks_of_it(bus, twins):
         bus.unsubscribe(other, do_nothing)
     for event_type in twins:
         assert f"{event_type.__module__}.{event_type.__qualname__}" in str(info.value)
-    bus.unsubscribe(handled, do_nothing)
+    bus.subscribe(other, forever)
+    with pytest.raises(ValueError, match="pass the very object that was subscribed"):
+        bus.unsubscribe(other, do_nothing)
+    bus.clear()
     with pytest.raises(ValueError, match="pass the very object that was subscribed"):
         bus.unsubscribe(other, do_nothing)
 
