@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from support import do_nothing, forever
+from support import OrderPlaced, do_nothing, forever
 from target import PACKAGE, Event, EventBus
 
 flow = importlib.import_module(f"{PACKAGE}.flow")
@@ -220,6 +220,19 @@ async def test_wait_for_speaks_of_it(bus, errors, twins):
     assert [type(future.result()) for future in futures] == [awaited] * 2
     await bus.publish(awaited())
     assert len(errors) == 1
+
+
+async def test_wait_for_does_not_speak_of_a_base(bus, errors):
+    """C1.5, C8: who waits for a class whose base has handlers has made no mistake."""
+
+    class Derived(OrderPlaced):
+        pass
+
+    bus.subscribe(OrderPlaced, do_nothing)
+    waiting = bus.wait_for(Derived)
+    await bus.publish(Derived())
+    assert type(await waiting) is Derived
+    assert len(errors) == 0
 
 
 async def test_wait_for_what_is_handled(bus, errors, twins):
