@@ -150,6 +150,16 @@ async def refuse(path):
             id="refused beside the circle",
         ),
         pytest.param(
+            (OrderPlaced, InvoiceIssued, OrderPlaced, MailSent),
+            "OrderPlaced -> InvoiceIssued -> OrderPlaced",
+            id="refused beside a single round",
+        ),
+        pytest.param(
+            (OrderPlaced, OrderPlaced, MailSent),
+            "OrderPlaced -> OrderPlaced",
+            id="refused beside itself",
+        ),
+        pytest.param(
             STRAIGHT, " -> ".join(f"Step{number}" for number in range(12)), id="no repetition"
         ),
     ],
