@@ -368,6 +368,49 @@ async def test_join_of_another_bus_in_a_handler(bus, gated):
 # In a task of a handler
 
 
+@pytest.mark.parametrize("whence", ["awaited publish", "another bus", "finished handler"])
+async def test_join_from_elsewhere_waits_for_a_handler_that_joins(bus, gated, whence):
+    """C6.1: whoever handles none of the background's events waits for all that happens there."""
+    log, finished, tasks = [], asyncio.Event(), []
+
+    async def join_and_work(event):
+        await join(bus)
+        await turns()
+        log.append("worked")
+
+    async def join_elsewhere(event):
+        await join(bus)
+        log.append("joined")
+
+    async def leave_behind(event):
+        async def join_detached():
+            await finished.wait()
+            await join_elsewhere(event)
+
+        tasks.append(asyncio.create_task(join_detached()))
+
+    other = EventBus()
+    bus.subscribe(InvoiceIssued, join_and_work)
+    if whence == "finished handler":
+        bus.subscribe(MailSent, leave_behind)
+        bus.publish_nowait(MailSent())
+        await join(bus)
+        finished.set()
+    bus.publish_nowait(OrderPlaced())
+    bus.publish_nowait(InvoiceIssued())
+    await gated.started.wait()
+    if whence == "awaited publish":
+        bus.subscribe(MailSent, join_elsewhere)
+        tasks.append(asyncio.create_task(bus.publish(MailSent())))
+    elif whence == "another bus":
+        other.subscribe(MailSent, join_elsewhere)
+        other.publish_nowait(MailSent())
+    await turns()
+    gated.gate.set()
+    await asyncio.gather(join(other), *tasks)
+    assert log == ["worked", "joined"]
+
+
 @pytest.mark.parametrize("waits", [False, True], ids=["first step", "after waiting"])
 async def test_join_in_a_task_that_its_handler_awaits(bus, gated, waits):
     """C6.1: so it is in a task of the handler's, made in its first step or later."""
