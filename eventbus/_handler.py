@@ -78,7 +78,7 @@ def identity(callback: Callable[..., object]) -> Hashable:
         return id(callback.__self__), id(callback.__func__)
     if isinstance(callback, types.BuiltinMethodType | types.MethodWrapperType):
         owner = callback.__self__
-        if owner is not None:
+        if owner is not None and not isinstance(owner, types.ModuleType):
             return id(owner), callback.__name__
     return id(callback)
 
