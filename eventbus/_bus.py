@@ -174,15 +174,16 @@ class EventBus(Decorating):
             RuntimeError: The bus is closed.
             EventCycleError: The chain of awaited publishes is deeper than `max_depth`.
         """
-        route = self._get_route(type(event))
+        event_type = type(event)
+        route = self._get_route(event_type)
         if route is None:
-            if id(type(event)) in self._unhandled:
+            if id(event_type) in self._unhandled:
                 return
             route = self._registry.find_route(event)
         parent = get_current()
         if parent is not None:
-            if type(event) in self._registry.routes:
-                check_depth(parent, type(event), self._max_depth)
+            if event_type in self._registry.routes:
+                check_depth(parent, event_type, self._max_depth)
             if (parent.depth + 1) % LEVELS_PER_TRIP == 0:
                 await asyncio.sleep(0)
         if route.in_place:
@@ -197,7 +198,7 @@ class EventBus(Decorating):
                     if result is None or not must_await(result):
                         continue
                 except BaseException as exc:  # noqa: BLE001 - whatever a handler raises
-                    chain = (*chain_to(parent), type(event))
+                    chain = (*chain_to(parent), event_type)
                     context.run(failed, target, event, exc, chain, end_publisher)
                     continue
                 first = target.learn(result, context)

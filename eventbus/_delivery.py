@@ -111,10 +111,12 @@ class Publication:
 
     def hold(self, task: Task[None]) -> None:
         """Keep a handler's task until the last handler has ended; one alone without a list."""
-        if isinstance(self.held, list):
+        if self.held is None:
+            self.held = task
+        elif isinstance(self.held, list):
             self.held.append(task)
         else:
-            self.held = task if self.held is None else [self.held, task]
+            self.held = [self.held, task]
 
     def tasks(self) -> list[Task[None]]:
         """Return the tasks of handlers that did not end at once."""
@@ -126,15 +128,15 @@ class Publication:
         self.running -= 1
         if self.running:
             return
-        self.held = None
-        if isinstance(self.owner, Future):
+        self.held, owner = None, self.owner
+        if isinstance(owner, Future):
             try:
-                self.owner.set_result(None)
+                owner.set_result(None)
             except (asyncio.InvalidStateError, RuntimeError):
                 pass  # the publisher has been cancelled in this turn, or the loop is closed
         else:
-            assert self.owner is not None  # if anybody awaits the event, by now there is a future
-            self.owner.finish(self)
+            assert owner is not None  # if anybody awaits the event, by now there is a future
+            owner.finish(self)
 
     def task_ended(self, target: CompiledHandler, begun: list[bool], task: Task[None]) -> None:
         """See to the end of a factory's task, in which the handler may never have begun."""

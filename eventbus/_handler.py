@@ -89,11 +89,10 @@ def _candidates(target: object) -> list[Any]:
     Left out is the mock of a function, whose code is a mock, too, which `inspect` cannot take.
     """
     candidates = [target, getattr(type(target), "__call__", None)]  # noqa: B004
-    codes = [getattr(candidate, "__code__", None) for candidate in candidates]
     return [
         candidate
-        for candidate, code in zip(candidates, codes, strict=True)
-        if isinstance(getattr(code, "co_flags", 0), int)
+        for candidate in candidates
+        if isinstance(getattr(getattr(candidate, "__code__", None), "co_flags", 0), int)
     ]
 
 
@@ -122,12 +121,11 @@ class CompiledHandler:
 class Route:
     """The handlers of one event type, in subscription order; never added to."""
 
-    # - in_place: whether all are sync, as far as is known.
     __slots__ = ("handlers", "in_place")
 
     def __init__(self, handlers: tuple[CompiledHandler, ...]) -> None:
         self.handlers: tuple[CompiledHandler, ...] = handlers
-        self.in_place: bool = not any(target.is_async for target in handlers)
+        self.in_place: bool = not any(target.is_async for target in handlers)  # as far as is known
 
 
 def must_await(result: Any) -> TypeGuard[Awaitable[Any]]:

@@ -48,9 +48,8 @@ class Registry:
     def add(self, event_type: type[Event], callback: Callable[[Any], object]) -> Subscription:
         """Subscribe a callback; if it is subscribed already, it keeps its place."""
         handler = describe(callback)
-        call = callback
-        if self._handler_timeout is not None:
-            call = limited(call, self._handler_timeout)
+        timeout = self._handler_timeout
+        call = callback if timeout is None else limited(callback, timeout)
         entry = Entry(handler, call, self._on_error, handler.is_async)
         key = identity(callback)
         with self.lock:
