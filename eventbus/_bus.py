@@ -20,7 +20,6 @@ from ._deferred import DeferredPublisher, Publisher
 from ._delivery import (
     EAGER,
     LEVELS_PER_TRIP,
-    chain_to,
     check_depth,
     deliver,
     end_publisher,
@@ -198,8 +197,7 @@ class EventBus(Decorating):
                     if result is None or not must_await(result):
                         continue
                 except BaseException as exc:  # noqa: BLE001 - whatever a handler raises
-                    chain = (*chain_to(parent), event_type)
-                    context.run(failed, target, event, exc, chain, end_publisher)
+                    context.run(failed, target, event, exc, parent, end_publisher)
                     continue
                 first = target.learn(result, context)
                 break

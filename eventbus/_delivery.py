@@ -88,7 +88,7 @@ class Publication:
             return self.stop is not None
         if isinstance(self.owner, Future):
             return self.owner.cancelled()
-        late = partial(failed, target, self.event, exc, chain_to(self), _end_loop)
+        late = partial(failed, target, self.event, exc, self.parent, _end_loop)
         return self.owner.loop_end.has_cancelled(target.handler.name, late)
 
     def survives(self, target: CompiledHandler) -> bool:
@@ -102,7 +102,7 @@ class Publication:
 
     def failed(self, target: CompiledHandler, exc: BaseException) -> None:
         """Report a failed handler; see to what ends the program."""
-        failed(target, self.event, exc, chain_to(self) or (type(self.event),), self.end)
+        failed(target, self.event, exc, self.parent, self.end)
 
     def end(self, exc: BaseException) -> None:
         """Have the publisher, or the loop if nobody awaits, raise what ends the program."""
@@ -205,9 +205,8 @@ def deliver(
                     continue
                 target = target.learn(result, own)
             except BaseException as exc:  # noqa: BLE001 - whatever a handler raises
-                chain = (*chain_to(parent), type(event))
                 end = end_publisher if publication is None else publication.cancel
-                own.run(failed, target, event, exc, chain, end if backlog is None else _end_loop)
+                own.run(failed, target, event, exc, parent, end if backlog is None else _end_loop)
                 continue
         if publication is None:
             in_place = eager
@@ -231,21 +230,21 @@ def deliver(
             publication.hold(task)
             running += 1
     if publication is not None:
-        publication.running = running
         if not running and publication.stop is None:
             publication.depth, publication.parent = 0, None  # `finish` would cost a call
             del publication.event
             return None
+        publication.running = running
     return publication
 
 
 def failed(
-    target: CompiledHandler, event: Event, exc: BaseException, chain: Chain, end: _End
+    target: CompiledHandler, event: Event, exc: BaseException, parent: Publication | None, end: _End
 ) -> None:
     """Report a failed handler, in its context; call `end` with what is to end the program."""
     try:
         if isinstance(exc, (Exception, CancelledError)):
-            report(target, event, exc, chain)
+            report(target, event, exc, (*chain_to(parent), type(event)))
             return
     except BaseException as error:  # noqa: BLE001 - as above
         exc = error
