@@ -27,13 +27,19 @@ from target import Event, EventBus
 
 @every_failure
 @pytest.mark.parametrize("levels", [1, 20])
-async def test_chain_runs_from_the_outermost_publish(bus, failures, errors, fail, levels):
+@pytest.mark.parametrize("alone", [True, False])
+async def test_chain_runs_from_the_outermost_publish(bus, failures, errors, fail, levels, alone):
     """C4.4: the chain names every level, outermost first, in the log and for `on_error`."""
 
     async def issue(event):
         await bus.publish(InvoiceIssued())
 
+    async def other(event):
+        pass
+
     bus.subscribe(OrderPlaced, issue)
+    if not alone:
+        bus.subscribe(InvoiceIssued, other)
     bus.subscribe(InvoiceIssued, fail)
     await deep(bus, levels, lambda: bus.publish(OrderPlaced()))
     (failure,) = failures
