@@ -73,6 +73,7 @@ RATIOS = {
         "10 that wait once": (WAITING, "10 waiting"),
         "5 sync and 5 async handlers": (MIXED, "5 sync + 5 async"),
         "10 async handlers, one of which fails": (MIXED, "10 async, 1 fails"),
+        "the same, with logging off": (MIXED, "10 async, 1 fails, logging off"),
     },
     "Publish in the background": {
         "the call alone": (CALL, "1 async"),

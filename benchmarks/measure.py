@@ -47,7 +47,7 @@ class Effort:
     @property
     def processes(self) -> int:
         """How many processes have these rounds each, where nanoseconds count."""
-        return 1 if self.quick else 3
+        return 1 if self.quick else 5
 
     @property
     def chunk(self) -> float:
