@@ -101,7 +101,8 @@ def project(built, tmp_path):
     """The project as its sdist holds it."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since 3.11.4
+        archive.extractall(tmp_path)
     (folder,) = tmp_path.iterdir()
     return folder
 
